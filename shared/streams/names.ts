@@ -1,0 +1,84 @@
+/** Every Redis key name of the streams, in one place. Pure. */
+
+export const streams = {
+  live: 'firehose_live',
+  backfill: 'firehose_backfill',
+  requests: 'repo_backfill',
+  labels: 'label_live',
+} as const
+
+/** The group that reads a stream when nobody says otherwise. */
+const standardGroups: Readonly<Record<string, string>> = {
+  [streams.live]: 'firehose_group',
+  [streams.backfill]: 'firehose_group',
+  [streams.requests]: 'repo_backfill_group',
+  [streams.labels]: 'label_group',
+}
+
+/** The token of the one ingester that may append. */
+export const fenceKey = 'ingester:fence'
+
+/** Attempts at each repo, kept over restarts. */
+export const attemptsKey = 'repo_backfill:attempts'
+
+/** What a listRepos cursor holds once the list has been read to its end. */
+export const cursorDone = '!ingester-done'
+
+export const deadLetterStream = (stream: string): string => `${stream}_dlq`
+export const ledgerKey = (stream: string, group: string): string => `${stream}:ledger:${group}`
+export const suspectsKey = (stream: string): string => `${stream}:suspects`
+export const marksKey = (stream: string): string => `${stream}:marks`
+
+/** The number of the last batch that one producer's session has appended. */
+export const sessionKey = (stream: string, session: string): string =>
+  `${stream}:producer:${session}`
+
+/** Says that the last consumer under this name was one of ours. */
+export const consumerKey = (stream: string, group: string, name: string): string =>
+  `${stream}:consumer:${group}:${name}`
+
+/** The host as cursor keys spell it: no scheme, no trailing slash. */
+export const cursorHost = (host: string): string =>
+  host.replace(/^[a-z][a-z0-9+.-]*:\/\//i, '').replace(/\/+$/, '')
+
+/**
+ * The keys under which a host's cursor may stand: first the stripped one, which we write, then those
+ * of the older workers, which kept the operator's spelling.
+ */
+export function cursorKeys(stream: string, host: string): { key: string; variants: string[] } {
+  const key = `${stream}:cursor:${cursorHost(host)}`
+  const raw = `${stream}:cursor:${host.replace(/\/+$/, '')}`
+  const variants = new Set([`${stream}:cursor:${host}`, raw, `${raw}/`, `${key}/`])
+  variants.delete(key)
+  return { key, variants: [...variants] }
+}
+
+/** The groups named for each stream in STREAM_GROUPS. */
+export type StreamGroups = ReadonlyMap<string, readonly string[]>
+
+/**
+ * Reads STREAM_GROUPS: `stream=group+group`, one item a stream. Throws an Error that names the item
+ * it cannot read.
+ */
+export function parseStreamGroups(items: readonly string[]): StreamGroups {
+  const groups = new Map<string, string[]>()
+  for (const item of items) {
+    const [stream, names, ...rest] = item.split('=').map((part) => part.trim())
+    const list = (names ?? '').split('+').map((name) => name.trim())
+    if (!stream || rest.length > 0 || list.some((name) => name === '')) {
+      throw new Error(`expected stream=group+group, got ${JSON.stringify(item)}`)
+    }
+    groups.set(stream, [...new Set([...(groups.get(stream) ?? []), ...list])])
+  }
+  return groups
+}
+
+/**
+ * The groups that count on a stream: those of STREAM_GROUPS, else the reader's own, else the
+ * standard one. The reader's own always counts.
+ */
+export function namedGroups(named: StreamGroups, stream: string, own?: string): string[] {
+  const fallback = own ?? standardGroups[stream]
+  const groups = named.get(stream) ?? (fallback === undefined ? [] : [fallback])
+  return own === undefined || groups.includes(own) ? [...groups] : [...groups, own]
+}
