@@ -1,0 +1,172 @@
+/** An event stream endpoint: a replay window served over WebSockets, each reader at its own pace. */
+import { EventEmitter, once } from 'node:events'
+import type { IncomingMessage, Server } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { type WebSocket, WebSocketServer } from 'ws'
+import { errorFrame, messageFrame } from './frames.ts'
+import { createWindow, type ReplayWindow } from './window.ts'
+
+export interface EventStreamOptions {
+  /** The XRPC method, as `com.atproto.sync.subscribeRepos`. */
+  method: string
+  server: Server
+  firstSeq: number
+  windowBytes: number
+  /** Bytes handed to one socket and not yet taken by the kernel; at the bound that reader waits. */
+  maxBufferedBytes: number
+  /** A reader more bytes behind than this gets ConsumerTooSlow; leaving the window has the same end. */
+  maxLagBytes: number
+  pingMs: number
+}
+
+interface Reader {
+  socket: WebSocket
+  /** Index in the window of the frame to send next. */
+  next: number
+}
+
+export class EventStream {
+  readonly #options: EventStreamOptions
+  readonly #window: ReplayWindow
+  readonly #readers = new Set<Reader>()
+  readonly #changes = new EventEmitter()
+  readonly #sockets = new WebSocketServer({ noServer: true, perMessageDeflate: false })
+  readonly #pings: NodeJS.Timeout
+
+  constructor(options: EventStreamOptions) {
+    this.#options = options
+    this.#window = createWindow(options.windowBytes, options.firstSeq)
+    this.#changes.setMaxListeners(0)
+    options.server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head))
+    this.#pings = setInterval(() => {
+      for (const { socket } of this.#readers) socket.ping()
+    }, options.pingMs)
+    this.#pings.unref()
+  }
+
+  /** The newest seq; one less than the first when nothing was sent yet. */
+  get lastSeq(): number {
+    return this.#window.lastSeq
+  }
+
+  /** The oldest seq that can be replayed; null when there is none. */
+  get oldestSeq(): number | null {
+    return this.#window.at(this.#window.start)?.seq ?? null
+  }
+
+  get readers(): number {
+    return this.#readers.size
+  }
+
+  /** Bytes that the slowest reader has still to be sent. */
+  get lagBytes(): number {
+    let lag = 0
+    for (const { next } of this.#readers) lag = Math.max(lag, this.#window.bytesFrom(next))
+    return lag
+  }
+
+  /** Puts a frame into the window and sends it to every reader that keeps up. */
+  append(frame: Uint8Array, seq: number | null): void {
+    this.#window.append(frame, seq)
+    for (const reader of this.#readers) this.#pump(reader)
+  }
+
+  /** Resolves when at least `count` readers are connected. */
+  subscribed(count = 1): Promise<void> {
+    return this.#until(() => this.#readers.size >= count)
+  }
+
+  /** Resolves when no reader has more than `bytes` still to be sent. */
+  delivered(bytes = 0): Promise<void> {
+    return this.#until(() => this.lagBytes <= bytes)
+  }
+
+  /** Cuts every reader's connection; they may come back. */
+  disconnect(): void {
+    for (const { socket } of this.#readers) socket.terminate()
+  }
+
+  close(): void {
+    clearInterval(this.#pings)
+    for (const socket of this.#sockets.clients) socket.terminate()
+    this.#sockets.close()
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) await once(this.#changes, 'change')
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const url = new URL(request.url ?? '/', 'http://loopback')
+    const cursor = parseCursor(url.searchParams.get('cursor'))
+    socket.on('error', () => socket.destroy())
+    if (url.pathname !== `/xrpc/${this.#options.method}`) {
+      refuse(socket, '404 Not Found', 'NotFound')
+    } else if (cursor === 'invalid') {
+      refuse(socket, '400 Bad Request', 'InvalidRequest')
+    } else {
+      this.#sockets.handleUpgrade(request, socket, head, (ws) => this.#accept(ws, cursor))
+    }
+  }
+
+  #accept(socket: WebSocket, cursor: number | null): void {
+    socket.on('error', () => socket.terminate())
+    if (cursor !== null && cursor > this.lastSeq) {
+      dismiss(socket, 'FutureCursor', 'Cursor in the future.')
+      return
+    }
+    const oldest = this.oldestSeq
+    if (cursor !== null && cursor > 0 && oldest !== null && cursor < oldest) {
+      const message = 'Requested cursor exceeded limit. Possibly missing events'
+      socket.send(messageFrame('#info', { name: 'OutdatedCursor', message }))
+    }
+    const next = cursor === null ? this.#window.end : this.#window.find(cursor)
+    const reader = { socket, next }
+    this.#readers.add(reader)
+    socket.on('close', () => {
+      this.#readers.delete(reader)
+      this.#changes.emit('change')
+    })
+    this.#changes.emit('change')
+    this.#pump(reader)
+  }
+
+  #pump(reader: Reader): void {
+    const { socket } = reader
+    const { maxBufferedBytes, maxLagBytes } = this.#options
+    if (socket.readyState !== socket.OPEN) return
+    if (reader.next < this.#window.start || this.#window.bytesFrom(reader.next) > maxLagBytes) {
+      this.#readers.delete(reader)
+      this.#changes.emit('change')
+      dismiss(socket, 'ConsumerTooSlow', 'Stream consumer too slow')
+      return
+    }
+    while (socket.bufferedAmount < maxBufferedBytes) {
+      const entry = this.#window.at(reader.next)
+      if (entry === undefined) break
+      reader.next++
+      // Only the frame that fills the buffer calls back: one wake-up per buffer, not one per frame.
+      const full = socket.bufferedAmount + entry.frame.length >= maxBufferedBytes
+      socket.send(entry.frame, full ? () => this.#pump(reader) : undefined)
+    }
+    this.#changes.emit('change')
+  }
+}
+
+function parseCursor(text: string | null): number | null | 'invalid' {
+  if (text === null) return null
+  return /^\d{1,15}$/.test(text) ? Number(text) : 'invalid'
+}
+
+function refuse(socket: Duplex, status: string, error: string): void {
+  const body = JSON.stringify({ error, message: error })
+  const head = `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\nconnection: close`
+  socket.end(`${head}\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
+}
+
+function dismiss(socket: WebSocket, error: string, message: string): void {
+  socket.send(errorFrame(error, message))
+  socket.close(1008, error)
+  // A reader that does not read never answers the close.
+  setTimeout(() => socket.terminate(), 1_000).unref()
+}

@@ -1,0 +1,73 @@
+/** A PLC directory, and the place where handles resolve. */
+import type { Directory } from './directory.ts'
+import { type DidDocument, latestData, type PlcEntry, withPds } from './documents.ts'
+import { createFaults, type Fault, type FaultKind, type FaultTarget } from './faults.ts'
+import { listen, type Reply, type Request, required, XrpcError } from './http.ts'
+
+export interface Plc {
+  /** `http://127.0.0.1:port` */
+  readonly url: string
+  /** Serves a given document; with `pds` its PDS endpoint is replaced by that URL. */
+  serve(document: DidDocument, options?: { pds?: string }): void
+  /** Serves a given audit log and what follows from it. */
+  serveLog(entries: readonly PlcEntry[]): void
+  fault(target: FaultTarget, fault: FaultKind, times?: number): Fault
+  close(): Promise<void>
+}
+
+export async function startPlc(directory: Directory, port = 0): Promise<Plc> {
+  const faults = createFaults()
+  const listener = await listen({ answer: (request) => answer(request, directory), faults, port })
+  return {
+    url: listener.url,
+    serve: (document, { pds } = {}) =>
+      directory.setDocument(pds === undefined ? document : withPds(document, pds)),
+    serveLog(entries) {
+      for (const entry of entries) directory.append(entry)
+    },
+    fault: (target, fault, times) => faults.add(target, fault, times),
+    close: () => listener.close(),
+  }
+}
+
+export interface HandleResolver {
+  /** Answers `resolveHandle`, and `/.well-known/atproto-did` by its Host header, for every account. */
+  readonly url: string
+  close(): Promise<void>
+}
+
+export async function startHandleResolver(directory: Directory): Promise<HandleResolver> {
+  const listener = await listen({
+    answer: ({ path, query, hostname }) => {
+      const wellKnown = path === '/.well-known/atproto-did'
+      if (!wellKnown && path !== '/xrpc/com.atproto.identity.resolveHandle') {
+        throw new XrpcError(404, 'NotFound', 'not found')
+      }
+      const did = directory.resolveHandle(wellKnown ? hostname : required(query, 'handle'))
+      if (did !== null) return { body: wellKnown ? did : { did } }
+      if (wellKnown) throw new XrpcError(404, 'NotFound', 'User not found')
+      throw new XrpcError(400, 'InvalidRequest', 'Unable to resolve handle')
+    },
+  })
+  return { url: listener.url, close: () => listener.close() }
+}
+
+function answer({ path }: Request, directory: Directory): Reply {
+  if (path === '/_health' || path === '/') return { body: { version: 'simulator' } }
+  const [did = '', ...rest] = path.slice(1).split('/').map(decodeURIComponent)
+  const document = did.startsWith('did:plc:') ? directory.document(did) : undefined
+  const log = directory.log(did)
+  const notFound = () => new XrpcError(404, 'NotFound', `DID not registered: ${did}`)
+  if (document === undefined) throw notFound()
+  const name = rest.join('/')
+  if (name !== '' && log.length === 0) throw notFound()
+  // The logs outlive a tombstone; the document and the data do not.
+  if (name === 'log') {
+    return { body: log.filter(({ nullified }) => !nullified).map(({ operation }) => operation) }
+  }
+  if (name === 'log/audit') return { body: [...log] }
+  if (document === null) throw new XrpcError(410, 'Gone', `DID not available: ${did}`)
+  if (name === '') return { headers: { 'content-type': 'application/did+ld+json' }, body: document }
+  if (name === 'data') return { body: { did, ...latestData(log) } }
+  throw new XrpcError(404, 'NotFound', 'not found')
+}

@@ -1,0 +1,163 @@
+/** A relay: the firehose of the network's accounts or of a recording, and its list of repos. */
+import { setTimeout as delay, setImmediate } from 'node:timers/promises'
+import type { LexMap } from '@atproto/lex-data'
+import type { Clock } from './clock.ts'
+import { EventStream } from './eventstream.ts'
+import { createFaults, type Fault, type FaultKind, type FaultTarget } from './faults.ts'
+import { frameSeq, messageFrame } from './frames.ts'
+import { limitOf, listen, type Reply, type Request, required, XrpcError } from './http.ts'
+import { type HostedRepo, repoView } from './repos.ts'
+
+export interface RelayOptions {
+  clock: Clock
+  /** Repos in the order in which the relay met them. */
+  repos: () => Iterable<HostedRepo>
+  /** The seq of the first event of the network's own accounts; default 1. */
+  firstSeq?: number
+  /** Default 64 MiB. */
+  windowBytes?: number
+  /** Default 1 MiB. */
+  maxBufferedBytes?: number
+  /** Default: the window. */
+  maxLagBytes?: number
+  /** Default 30 s. */
+  pingMs?: number
+  port?: number
+}
+
+export interface PlayOptions {
+  /** Frames per second; without it as fast as the slowest reader reads. */
+  rate?: number
+  signal?: AbortSignal
+}
+
+export interface Relay {
+  /** `http://127.0.0.1:port`; `ws:` works as well. */
+  readonly url: string
+  readonly host: string
+  readonly lastSeq: number
+  readonly oldestSeq: number | null
+  readonly readers: number
+  /** Sends an event of the network's own: the relay adds `seq` and `time`. */
+  emit(type: string, body: LexMap): void
+  /** Sends recorded frames as they are, and resolves when the last is in the window. */
+  play(frames: Iterable<Uint8Array>, options?: PlayOptions): Promise<void>
+  /** Resolves when at least `count` (1) readers are connected. */
+  subscribed(count?: number): Promise<void>
+  /** Resolves when every reader was sent everything. */
+  delivered(): Promise<void>
+  /** Cuts every reader's connection; they may come back. */
+  disconnect(): void
+  fault(target: FaultTarget, fault: FaultKind, times?: number): Fault
+  close(): Promise<void>
+}
+
+const defaultWindow = 64 * 1024 * 1024
+
+export async function startRelay(options: RelayOptions): Promise<Relay> {
+  const { clock, repos, firstSeq = 1, windowBytes = defaultWindow, port = 0 } = options
+  const faults = createFaults()
+  const listener = await listen({ answer: (request) => answer(request, repos), faults, port })
+  const stream = new EventStream({
+    method: 'com.atproto.sync.subscribeRepos',
+    server: listener.server,
+    firstSeq,
+    windowBytes,
+    maxBufferedBytes: options.maxBufferedBytes ?? 1024 * 1024,
+    maxLagBytes: options.maxLagBytes ?? windowBytes,
+    pingMs: options.pingMs ?? 30_000,
+  })
+
+  return {
+    url: listener.url,
+    host: listener.host,
+    get lastSeq() {
+      return stream.lastSeq
+    },
+    get oldestSeq() {
+      return stream.oldestSeq
+    },
+    get readers() {
+      return stream.readers
+    },
+    emit(type, body) {
+      const seq = stream.lastSeq + 1
+      stream.append(messageFrame(type, { ...body, seq, time: clock.iso() }), seq)
+    },
+    async play(frames, { rate, signal } = {}) {
+      // Without a rate the window's half is the reader's credit, so that nobody falls out of it.
+      const pace = rate === undefined ? () => credit(stream, windowBytes / 2) : paced(rate, signal)
+      for (const frame of frames) {
+        await pace()
+        if (signal?.aborted === true) return
+        stream.append(frame, frameSeq(frame))
+      }
+    },
+    subscribed: (count) => stream.subscribed(count),
+    delivered: () => stream.delivered(),
+    disconnect: () => stream.disconnect(),
+    fault: (target, fault, times) => faults.add(target, fault, times),
+    async close() {
+      stream.close()
+      await listener.close()
+    },
+  }
+}
+
+async function credit(stream: EventStream, bytes: number): Promise<void> {
+  if (stream.lagBytes <= bytes) return
+  await stream.delivered(bytes)
+  await setImmediate()
+}
+
+/** Each call returns when the next event is due; an aborted signal ends the waiting. */
+export function paced(rate: number, signal?: AbortSignal): () => Promise<void> {
+  const started = performance.now()
+  let count = 0
+  return async () => {
+    const early = started + (count++ * 1000) / rate - performance.now()
+    // Timers are no finer than a millisecond: below that, events go out in small bunches.
+    if (early >= 1) await delay(early, undefined, signal && { signal }).catch(() => undefined)
+    else if (count % 100 === 0) await setImmediate()
+  }
+}
+
+function answer({ path, query }: Request, repos: () => Iterable<HostedRepo>): Reply {
+  switch (path) {
+    case '/xrpc/_health':
+      return { body: { status: 'ok' } }
+    case '/xrpc/com.atproto.sync.listRepos':
+      return { body: listRepos(query, [...repos()]) }
+    case '/xrpc/com.atproto.sync.getLatestCommit':
+      return { body: latestCommit(required(query, 'did'), repos()) }
+    case '/xrpc/com.atproto.sync.getRepoStatus': {
+      const { head: _, ...status } = repoView(find(required(query, 'did'), repos()))
+      return { body: status }
+    }
+    default:
+      throw new XrpcError(404, 'MethodNotImplemented', 'Method Not Implemented')
+  }
+}
+
+/** As relays do it, the cursor is the position of the last repo given. */
+function listRepos(query: URLSearchParams, repos: readonly HostedRepo[]) {
+  const limit = limitOf(query, 500, 1000)
+  const start = Number(query.get('cursor') ?? 0)
+  if (!Number.isSafeInteger(start) || start < 0) {
+    throw new XrpcError(400, 'InvalidRequest', 'invalid cursor')
+  }
+  const page = repos.slice(start, start + limit).map(repoView)
+  const end = start + page.length
+  return { ...(end < repos.length && { cursor: String(end) }), repos: page }
+}
+
+function latestCommit(did: string, repos: Iterable<HostedRepo>) {
+  const { head, rev, active } = find(did, repos)
+  if (!active) throw new XrpcError(404, 'RepoDeactivated', 'account is not active')
+  return { cid: head, rev }
+}
+
+function find(did: string, repos: Iterable<HostedRepo>): HostedRepo {
+  for (const repo of repos) if (repo.did === did) return repo
+  throw new XrpcError(404, 'RepoNotFound', `could not find repo for DID: ${did}`)
+}
