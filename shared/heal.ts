@@ -45,7 +45,7 @@ function linkOf(bytes: Uint8Array): { $link: string } | undefined {
   const [version, codec, hash, length] = plain
   const isCid =
     version === 1 && (codec === 0x71 || codec === 0x55) && hash === 0x12 && length === 32
-  return isCid ? { $link: cidFromBytes(plain) } : undefined
+  return isCid ? { $link: cidFromBytes(plain).toString() } : undefined
 }
 
 function hashesTo(record: Json, cid: string): boolean {

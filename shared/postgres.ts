@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { type ConnectionOptions, checkServerIdentity } from 'node:tls'
 import type { Logger } from 'pino'
 import postgres from 'postgres'
-import { ConfigError } from './config.ts'
+import { ConfigError, type Options } from './config.ts'
 import { errorText } from './errors.ts'
 
 /** A pool of connections. Closing it lets running queries end, for at most 5 s. */
@@ -102,6 +102,23 @@ export function schemaName(value: string): string {
   if (!/^[A-Za-z_]{1,63}$/.test(value)) throw new Error('must be letters and _ only')
   return value
 }
+
+/** What everything that uses Postgres has. */
+export const postgresOptions = {
+  databaseUrl: {
+    env: 'DATABASE_URL',
+    aliases: ['DB_POSTGRES_URL'],
+    parse: databaseUrl,
+    doc: 'Where the index is, as postgres://user:password@host:5432/database?sslmode=verify-full&sslrootcert=/path.',
+    secret: true,
+  },
+  schema: {
+    env: 'DB_SCHEMA',
+    parse: schemaName,
+    default: 'bsky',
+    doc: 'The schema that holds the tables of the AppView.',
+  },
+} as const satisfies Options
 
 /**
  * Opens a pool. Nothing is kept in a session: no prepared statements, no settings, no advisory
