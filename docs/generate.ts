@@ -1,0 +1,78 @@
+/** Writes `docs/configuration.md` and `.env.example` from the option tables; `--check` fails when they are stale. */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { options as backfiller } from '../backfiller/options.ts'
+import { options as indexer } from '../indexer/options.ts'
+import { options as ingester } from '../ingester/options.ts'
+import { options as migrate } from '../migrations/options.ts'
+import type { Option, Options } from '../shared/config.ts'
+
+const services: Record<string, Options> = { ingester, indexer, backfiller, migrate }
+
+const pages = {
+  'docs/configuration.md': configurationPage(),
+  '.env.example': exampleFile(),
+}
+
+const root = new URL('..', import.meta.url)
+const check = process.argv.includes('--check')
+for (const [name, page] of Object.entries(pages)) {
+  const file = new URL(name, root)
+  if (!check) writeFileSync(file, page)
+  else if (current(file) !== page) {
+    process.stderr.write(`${name} is stale: run npm run docs\n`)
+    process.exitCode = 1
+  }
+}
+
+function current(file: URL): string | null {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return null // a page that is not there is stale
+  }
+}
+
+function configurationPage(): string {
+  const sections = Object.entries(services).map(([service, options]) => {
+    const rows = Object.values(options).map(tableRow)
+    const head = '| name | default | what it is |\n|---|---|---|'
+    return `## ${service}\n\n${head}\n${rows.join('\n')}\n`
+  })
+  return `# Configuration
+
+Settings come from the environment. Made by \`npm run docs\` from each service's \`options.ts\`; do not edit.
+A setting without a default is required. All problems are told in one message, and the process ends with exit code 2.
+
+${sections.join('\n')}`
+}
+
+function tableRow(option: Option): string {
+  const aliases = option.aliases?.length ? ` (also ${option.aliases.map(code).join(', ')})` : ''
+  const doc = option.doc.replaceAll('|', '\\|')
+  return `| ${code(option.env)}${aliases} | ${defaultOf(option)} | ${doc} |`
+}
+
+function defaultOf(option: Option): string {
+  if (option.default === undefined) return '**required**'
+  return option.default === '' ? '' : code(option.default)
+}
+
+function code(text: string): string {
+  return `\`${text}\``
+}
+
+function exampleFile(): string {
+  const seen = new Map<string, { option: Option; used: string[] }>()
+  for (const [service, options] of Object.entries(services)) {
+    for (const option of Object.values(options)) {
+      const entry = seen.get(option.env) ?? { option, used: [] }
+      entry.used.push(service)
+      seen.set(option.env, entry)
+    }
+  }
+  const blocks = [...seen.values()].map(({ option, used }) => {
+    const required = option.default === undefined ? ' Required.' : ''
+    return `# ${option.doc}${required} (${used.join(', ')})\n#${option.env}=${option.default ?? ''}\n`
+  })
+  return `# Every setting of every service, with its default. Made by npm run docs; do not edit.\n\n${blocks.join('\n')}`
+}
