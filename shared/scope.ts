@@ -1,29 +1,27 @@
-/** Which collections are followed: exact names, `prefix.*`, or `*` for all. Pure. */
+/** Which collections are followed: names, prefixes ending in `.*`, or `*` for all. Pure. */
 
-/** What an ingester and a backfiller follow when nobody says otherwise: what an indexer keeps. */
+/** Tells whether a collection is in a scope. */
+export type Scope = (collection: string) => boolean
+
+/** What is followed when nobody says otherwise: everything that an indexer keeps. */
 export const defaultScope = 'app.bsky.*,chat.bsky.*,com.germnetwork.declaration'
 
-/** Compiles a scope, as `app.bsky.*` and `com.example.record`, into a test of a collection's name. */
-export function scopeFilter(scope: readonly string[]): (collection: string) => boolean {
-  const exact = new Set(scope.filter((part) => !part.endsWith('*')))
-  const prefixes = scope.filter((part) => part.endsWith('*')).map((part) => part.slice(0, -1))
+/** Collections are upstream data: the answers remembered are bounded. */
+const maxKnown = 10_000
+
+/** Compiles the patterns of a scope. */
+export function scopeOf(patterns: readonly string[]): Scope {
   const known = new Map<string, boolean>()
   return (collection) => {
-    const before = known.get(collection)
-    if (before !== undefined) return before
-    const inScope =
-      exact.has(collection) || prefixes.some((prefix) => collection.startsWith(prefix))
-    if (known.size < maxKnown) known.set(collection, inScope)
-    return inScope
+    const answer = known.get(collection)
+    if (answer !== undefined) return answer
+    const fresh = patterns.some((pattern) => covers(pattern, collection))
+    if (known.size < maxKnown) known.set(collection, fresh)
+    return fresh
   }
 }
 
-/** Collections whose answer is remembered; others are worked out each time. */
-const maxKnown = 1_000
-
-/** Reads one item of a scope, or throws an Error that says what was expected. */
-export function scopePart(value: string): string {
-  const isPart = value === '*' || /^[a-zA-Z][a-zA-Z0-9.-]*(\.\*)?$/.test(value)
-  if (isPart && !value.includes('..')) return value
-  throw new Error(`must hold names such as app.bsky.feed.post, prefixes such as app.bsky.*, or *`)
+function covers(pattern: string, collection: string): boolean {
+  if (pattern === '*' || pattern === collection) return true
+  return pattern.endsWith('.*') && collection.startsWith(pattern.slice(0, -1))
 }
