@@ -1,0 +1,138 @@
+/** The whole pipeline for a test: the simulated network, Redis, Postgres, and workers as real processes. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import type { Redis } from 'ioredis'
+import type { Sql } from 'postgres'
+import { expect } from 'vitest'
+import { type Network, type NetworkOptions, startNetwork } from '../simulator/network.ts'
+import { testDatabase } from './servers/postgres.ts'
+import { testRedis } from './servers/redis.ts'
+
+export type Service = 'ingester' | 'indexer' | 'backfiller'
+
+/** A worker process that serves its metrics. */
+export interface RunningWorker {
+  readonly child: ChildProcess
+  /** Everything it has printed. */
+  readonly output: () => string
+  readonly metricsUrl: string
+  /** Ends it with SIGTERM and gives its exit code. */
+  stop: () => Promise<number | null>
+  /** Ends it with SIGKILL: nothing of it runs on. */
+  kill: () => Promise<void>
+  /** Resolves when `/ready` says so. */
+  ready: () => Promise<void>
+  /** The sum of a metric over its labels, as `/metrics` shows it now. */
+  metric: (name: string) => Promise<number>
+}
+
+export interface Pipeline extends AsyncDisposable {
+  readonly network: Network
+  readonly redis: Redis
+  readonly redisUrl: string
+  readonly sql: Sql
+  readonly databaseUrl: string
+  /** Starts a worker with this network's settings and these. */
+  start: (service: Service, env?: Record<string, string>) => Promise<RunningWorker>
+  /** Resolves when the group has been given everything in the stream, and has acknowledged it. */
+  drained: (stream: string, group: string) => Promise<void>
+  /** Entries delivered to the group and not acknowledged. */
+  pending: (stream: string, group: string) => Promise<number>
+}
+
+const patience = { timeout: 60_000, interval: 50 }
+
+export async function startPipeline(options: NetworkOptions = {}): Promise<Pipeline> {
+  const resources = new AsyncDisposableStack()
+  const network = resources.use(await startNetwork(options))
+  const { redis, url: redisUrl } = resources.use(await testRedis())
+  const { sql, url: databaseUrl } = resources.use(await testDatabase())
+  const environment = (): Record<string, string> => ({
+    REDIS_URL: redisUrl,
+    DATABASE_URL: databaseUrl,
+    METRICS_PORT: '0',
+    BACKFILLER_METRICS_PORT: '0',
+    LOG_LEVEL: 'info',
+    PLC_URL: network.plc.url,
+    HANDLE_RESOLVER: network.handleResolver.url,
+    ALLOW_PRIVATE_HOSTS: 'true',
+    INGESTER_RELAY_HOSTS: network.relay.url,
+    INDEXER_CONSUMER: 'indexer1',
+    BACKFILLER_CONSUMER: 'backfiller1',
+  })
+  return {
+    network,
+    redis,
+    redisUrl,
+    sql,
+    databaseUrl,
+    async start(service, env = {}) {
+      const worker = await startWorker(service, { ...environment(), ...env })
+      resources.defer(worker.kill)
+      return worker
+    },
+    drained: (stream, group) =>
+      expect.poll(() => groupState(redis, stream, group), patience).toEqual({ lag: 0, pending: 0 }),
+    pending: async (stream, group) => (await groupState(redis, stream, group))?.pending ?? 0,
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  }
+}
+
+async function groupState(redis: Redis, stream: string, group: string) {
+  if ((await redis.exists(stream)) === 0) return null
+  const groups = (await redis.xinfo('GROUPS', stream)) as unknown[][]
+  const pairs = groups.map((flat) => new Map(pairsOf(flat)))
+  const found = pairs.find((info) => info.get('name') === group)
+  if (found === undefined) return null
+  return { lag: Number(found.get('lag') ?? -1), pending: Number(found.get('pending')) }
+}
+
+function pairsOf(flat: readonly unknown[]): [string, unknown][] {
+  const pairs: [string, unknown][] = []
+  for (let index = 0; index + 1 < flat.length; index += 2) {
+    pairs.push([String(flat[index]), flat[index + 1]])
+  }
+  return pairs
+}
+
+async function startWorker(service: Service, env: Record<string, string>): Promise<RunningWorker> {
+  const main = new URL(`../${service}/main.ts`, import.meta.url)
+  const child = spawn(process.execPath, [decodeURIComponent(main.pathname)], {
+    env,
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+  })
+  let output = ''
+  const collect = (data: Buffer) => {
+    output += data.toString()
+  }
+  child.stdout?.on('data', collect)
+  child.stderr?.on('data', collect)
+  const exit = once(child, 'exit').then(([code]) => code as number | null)
+  const listening = once(child, 'message').then(([message]) => message as { listening: number })
+  const first = await Promise.race([listening, exit])
+  if (first === null || typeof first === 'number') {
+    throw new Error(`the ${service} ended with ${first} before it served metrics:\n${output}`)
+  }
+  const base = `http://127.0.0.1:${first.listening}`
+  const end = (name: 'SIGTERM' | 'SIGKILL') => {
+    if (child.exitCode === null && child.signalCode === null) child.kill(name)
+    return exit
+  }
+  return {
+    child,
+    output: () => output,
+    metricsUrl: `${base}/metrics`,
+    stop: () => end('SIGTERM'),
+    kill: async () => void (await end('SIGKILL')),
+    ready: () => expect.poll(async () => (await fetch(`${base}/ready`)).status, patience).toBe(200),
+    metric: async (name) => sumOf(await (await fetch(`${base}/metrics`)).text(), name),
+  }
+}
+
+function sumOf(page: string, name: string): number {
+  const lines = page
+    .split('\n')
+    .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))
+  if (lines.length === 0) throw new Error(`no metric ${name}`)
+  return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0)
+}
