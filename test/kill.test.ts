@@ -1,5 +1,5 @@
 /** SIGKILL of each worker while it has work in hand, again and again: the rows come out the same. */
-import type { Sql } from 'postgres'
+import type { Sql, TransactionSql } from 'postgres'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { encodeRequest } from '../shared/events.ts'
 import {
@@ -37,7 +37,7 @@ describe('the recorded frames', () => {
   let undisturbed: Promise<Tables> | undefined
 
   test('without a kill they make the rows that the other runs are compared with', async () => {
-    expect((await cleanRun()).record?.length).toBe(98)
+    expect((await cleanRun())['record']?.length).toBe(98)
   })
 
   test('ten kills of the ingester with frames in hand change no row', async () => {
@@ -200,7 +200,7 @@ async function killInTheMiddleOfATransaction(stream: string): Promise<void> {
   await startKilled('indexer')
 }
 
-async function waitingForRecord(sql: Sql): Promise<boolean> {
+async function waitingForRecord(sql: TransactionSql): Promise<boolean> {
   const rows = await sql`
     select 1 from pg_locks where not granted and relation = 'bsky.record'::regclass`
   return rows.length > 0

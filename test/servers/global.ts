@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import postgres from 'postgres'
 import type { TestProject } from 'vitest/node'
+import { migrate } from '../../migrations/migrate.ts'
 import { findPlaces } from '../../start/places.ts'
 import { endLeftPostgres, startPostgres } from '../../start/postgres.ts'
 import { isAlive } from '../../start/process.ts'
@@ -19,6 +20,8 @@ export interface TestServers {
   databaseUrl: string
   /** The name of the migrated database that test databases are cloned from. */
   template: string
+  /** The run's own folder, which its successor clears should it be killed. */
+  folder: string
 }
 
 declare module 'vitest' {
@@ -55,7 +58,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     )
     const template = await makeTemplate(database.url)
     console.log(`servers: Redis ${redis.from}, Postgres ${database.from}`)
-    project.provide('servers', { redisUrl: redis.url, databaseUrl: database.url, template })
+    project.provide('servers', { redisUrl: redis.url, databaseUrl: database.url, template, folder })
     return async () => {
       await dropDatabases(database.url, template)
       await stop()
@@ -163,8 +166,10 @@ async function endLeftServers(): Promise<void> {
     if (!name.startsWith(folderPrefix) || (await stat(folder)).uid !== process.getuid?.()) continue
     const pid = Number(await readFile(join(folder, 'pid'), 'utf8').catch(() => ''))
     if (pid === 0 || (await isAlive(pid))) continue
-    await endLeftRedis(join(folder, 'redis'))
-    await endLeftPostgres(join(folder, 'postgres'))
+    for (const server of await readdir(folder)) {
+      await endLeftRedis(join(folder, server))
+      await endLeftPostgres(join(folder, server))
+    }
     await rm(folder, { recursive: true, force: true })
   }
 }
@@ -175,11 +180,7 @@ async function makeTemplate(databaseUrl: string): Promise<string> {
   await asOwner(databaseUrl, (sql) => sql.unsafe(`create database ${name}`))
   const url = new URL(databaseUrl)
   url.pathname = `/${name}`
-  const runner = new URL('../../migrations/migrate.ts', import.meta.url)
-  if (await stat(runner).catch(() => null)) {
-    const migrations = await import('../../migrations/migrate.ts')
-    await migrations.migrate({ databaseUrl: url.href, schema: 'bsky' })
-  }
+  await migrate({ databaseUrl: url.href, schema: 'bsky' })
   return name
 }
 

@@ -1,6 +1,5 @@
 /** Redis for tests: an empty database on the run's server, or a private server to break. */
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import { inject } from 'vitest'
@@ -91,7 +90,7 @@ export async function ownRedis(
 ): Promise<OwnRedis> {
   const places = await findPlaces(env)
   const port = await freePort()
-  const dir = options.dir ?? (await mkdtemp(join(tmpdir(), 'sluice-redis-')))
+  const dir = options.dir ?? (await mkdtemp(join(inject('servers').folder, 'redis-')))
   if (options.dir === undefined) await chmod(dir, 0o755)
   const args = [...(options.args ?? [])]
   let server: EmbeddedRedis | null = await startRedis({ places, dir, port, args })

@@ -1,4 +1,5 @@
 /** What the tests' servers promise to the tests. */
+import { Redis } from 'ioredis'
 import { expect, test } from 'vitest'
 import { testDatabase } from './postgres.ts'
 import { ownRedis, testRedis } from './redis.ts'
@@ -20,7 +21,6 @@ test('two tests never share a Postgres database', async () => {
 
 test('a private Redis keeps its data and its port through kill, stop and pause', async () => {
   await using own = await ownRedis({ args: ['--appendfsync', 'always'] })
-  const { Redis } = await import('ioredis')
   const redis = new Redis(own.url, { protocol: 2, retryStrategy: () => 50 })
   redis.on('error', () => {})
   await redis.set('key', 'value')
