@@ -27,9 +27,12 @@ export type Environment = Readonly<Record<string, string | undefined>>
 
 /** The configuration can't be used; the message lists every problem, one a line. */
 export class ConfigError extends Error {
+  readonly problems: readonly string[]
+
   constructor(problems: readonly string[]) {
     super(`bad configuration:\n${problems.map((problem) => `  - ${problem}`).join('\n')}`)
     this.name = 'ConfigError'
+    this.problems = problems
   }
 }
 
@@ -172,6 +175,12 @@ export const workerOptions = {
     doc: 'Where /metrics, /health and /ready are served; 0 takes any free port.',
   },
 } as const satisfies Options
+
+/** What the life cycle of a worker needs of its table; a service may have other defaults and names. */
+export interface WorkerOptions extends Options {
+  readonly logLevel: Option<(typeof levels)[number]>
+  readonly metricsPort: Option<number>
+}
 
 /** What every worker that uses the streams has. */
 export const redisOptions = {

@@ -7,7 +7,7 @@ import {
   environment,
   type Options,
   readConfig,
-  type workerOptions,
+  type WorkerOptions,
 } from './config.ts'
 import { createLog, type Logger } from './log.ts'
 import { createHealth, createRegistry, type Health, serveMetrics } from './metrics.ts'
@@ -29,7 +29,7 @@ const lastResortMs = 8_000
  * Runs a service until it ends or a signal stops it, and sets the exit code: 0 when it was stopped,
  * 1 when it failed, 2 when its configuration can't be used (one message, nothing started).
  */
-export async function runWorker<O extends Options & typeof workerOptions>(
+export async function runWorker<O extends WorkerOptions>(
   service: string,
   options: O,
   run: (worker: Worker<O>) => Promise<void>,
