@@ -1,0 +1,26 @@
+/** From a stream of CAR bytes to blocks whose hashes are proved, and a commit whose signature is. */
+import { readCar } from '../shared/repo/car.ts'
+import type { Cid } from '../shared/repo/cid.ts'
+import { KeyError, parseDidKey, verifySignature } from '../shared/repo/signature.ts'
+import { Blocks } from './blocks.ts'
+import type { OpenedRepo } from './walk.ts'
+
+/** Reads a CAR to its end. Throws CarError, and what the source throws. */
+export async function readBlocks(
+  body: AsyncIterable<Uint8Array>,
+): Promise<{ roots: Cid[]; blocks: Blocks }> {
+  const { roots, blocks: found } = await readCar(body)
+  const blocks = new Blocks()
+  for await (const { cid, bytes } of found) blocks.add(cid, bytes)
+  return { roots, blocks }
+}
+
+/** Whether the commit is signed with this key, a did:key; a key of an unknown kind signs nothing. */
+export function isSignedBy(key: string, { commit, unsigned }: OpenedRepo): boolean {
+  try {
+    return verifySignature(parseDidKey(key), unsigned, commit.sig)
+  } catch (error) {
+    if (error instanceof KeyError) return false
+    throw error
+  }
+}

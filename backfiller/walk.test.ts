@@ -1,0 +1,146 @@
+/** Reading, proving and walking whole repos: the recorded ones, and what can be wrong with them. */
+import { describe, expect, test } from 'vitest'
+import { parseCar, writeCar } from '../shared/repo/car.ts'
+import { encodeCbor, fromLexJson } from '../shared/repo/cbor.ts'
+import { cidOf } from '../shared/repo/cid.ts'
+import { parseVerificationKey } from '../shared/repo/signature.ts'
+import { scopeOf } from '../shared/scope.ts'
+import { failureOf } from './failures.ts'
+import { isSignedBy, readBlocks } from './read.ts'
+import {
+  carOf,
+  completeRepos,
+  documentOf,
+  type RecordedRepo,
+  recordedRepos,
+} from './repos.fixture.ts'
+import { openRepo, proveTree, type RepoRecord, recordsOf } from './walk.ts'
+
+async function* inChunks(bytes: Uint8Array, size = 10_000) {
+  for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size)
+}
+
+async function prove(did: string, car: Uint8Array) {
+  const { roots, blocks } = await readBlocks(inChunks(car))
+  const repo = openRepo(did, roots, blocks, Date.now())
+  const steps = proveTree(repo.commit.data, blocks)
+  for (let step = steps.next(); ; step = steps.next()) {
+    if (step.done) return { repo, blocks, tree: step.value }
+  }
+}
+
+async function recordsIn({ did }: RecordedRepo, car: Uint8Array): Promise<RepoRecord[]> {
+  const { repo, blocks } = await prove(did, car)
+  const found = [...recordsOf(repo.commit.data, blocks, () => true)]
+  return found.filter((one): one is RepoRecord => 'record' in one)
+}
+
+async function reasonOf(did: string, car: Uint8Array): Promise<string> {
+  try {
+    await prove(did, car)
+  } catch (error) {
+    return failureOf(error)?.reason ?? String(error)
+  }
+  return 'none'
+}
+
+function countsOf(records: readonly RepoRecord[]): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const { collection } of records) counts[collection] = (counts[collection] ?? 0) + 1
+  return counts
+}
+
+const anotherKey = 'did:key:zQ3shWP2WwhePwc8uRWNEjM82dK8gRsDzDC6XDm7fxvprv4sz'
+const little = completeRepos.find(({ car }) => car.includes('repostream-little')) as RecordedRepo
+
+describe.each(completeRepos)('the recorded repo $car', (recorded) => {
+  test('gives its records, each with the CID that its JSON still hashes to', async () => {
+    const records = await recordsIn(recorded, carOf(recorded))
+    expect(countsOf(records)).toEqual(recorded.collections)
+    for (const { cid, record } of records) {
+      expect(cidOf(encodeCbor(fromLexJson(record as never)))).toBe(cid)
+    }
+  })
+
+  test('is signed by its account and by nobody else', async () => {
+    const { repo, tree } = await prove(recorded.did, carOf(recorded))
+    const [method] = documentOf(recorded).verificationMethod
+    const key = parseVerificationKey(method?.type ?? '', method?.publicKeyMultibase ?? '')
+    expect(isSignedBy(key.didKey, repo)).toBe(true)
+    expect(isSignedBy(anotherKey, repo)).toBe(false)
+    expect(tree).toEqual({ records: recorded.records, ignored: 0 })
+  })
+})
+
+test.each(recordedRepos.filter(({ version }) => version === 2))(
+  'the repo of version 2 $car is refused by its version',
+  async (recorded) => {
+    expect(await reasonOf(recorded.did, carOf(recorded))).toBe('unsupported-version')
+  },
+)
+
+test('blocks in any order, twice, and ones that nobody asked for change nothing but what is counted', async () => {
+  const { roots, blocks } = parseCar(carOf(little))
+  const list = [...blocks].map(([cid, bytes]) => ({ cid, bytes }))
+  const stray = encodeCbor({ stray: true })
+  const shuffled = [...list.reverse(), ...list, { cid: cidOf(stray), bytes: stray }]
+  const car = writeCar(roots, shuffled)
+  expect(await recordsIn(little, car)).toEqual(await recordsIn(little, carOf(little)))
+  expect((await prove(little.did, car)).tree.ignored).toBe(1)
+})
+
+test('a repo that lacks any one of its blocks is not a whole repo', async () => {
+  const { roots, blocks } = parseCar(carOf(little))
+  const list = [...blocks].map(([cid, bytes]) => ({ cid, bytes }))
+  for (let gone = 0; gone < list.length; gone += 25) {
+    expect(await reasonOf(little.did, writeCar(roots, list.toSpliced(gone, 1)))).toBe(
+      'missing-block',
+    )
+  }
+})
+
+test('a CAR cut anywhere within a block is truncated, and at the end of one it lacks blocks', async () => {
+  const tiny = completeRepos.find(({ car }) => car.includes('repostream-tiny')) as RecordedRepo
+  const car = carOf(tiny)
+  const found = new Set<string>()
+  for (let end = 0; end < car.length; end += 1) {
+    found.add(await reasonOf(tiny.did, car.subarray(0, end)))
+  }
+  expect([...found].sort()).toEqual(['missing-block', 'truncated'])
+})
+
+test('a bit flipped anywhere never gives a repo', async () => {
+  const tiny = completeRepos.find(({ car }) => car.includes('repostream-tiny')) as RecordedRepo
+  const car = carOf(tiny)
+  const found = new Set<string>()
+  for (let at = 0; at < car.length; at += 1) {
+    const broken = Uint8Array.from(car)
+    broken[at] = (broken[at] ?? 0) ^ (1 << (at % 8))
+    found.add(await reasonOf(tiny.did, broken))
+  }
+  expect([...found].sort()).toEqual(['block-hash', 'malformed-car', 'missing-block', 'truncated'])
+})
+
+test('a CAR of another account is refused', async () => {
+  expect(await reasonOf('did:plc:aaaaaaaaaaaaaaaaaaaaaaaa', carOf(little))).toBe('wrong-did')
+})
+
+test('an empty answer and one that is no CAR have their reasons', async () => {
+  expect(await reasonOf(little.did, new Uint8Array(0))).toBe('truncated')
+  expect(
+    await reasonOf(
+      little.did,
+      Buffer.from('<!doctype html><title>Just a moment</title><p>Checking your browser'),
+    ),
+  ).toBe('malformed-car')
+  expect(await reasonOf(little.did, writeCar([], []))).toBe('no-root')
+})
+
+test('only collections in scope are given', async () => {
+  const { repo, blocks } = await prove(little.did, carOf(little))
+  const inScope = scopeOf(['app.bsky.feed.*'])
+  const found = [...recordsOf(repo.commit.data, blocks, inScope)]
+  const records = found.filter((one): one is RepoRecord => 'record' in one)
+  expect(records.every(({ collection }) => inScope(collection))).toBe(true)
+  expect(found.filter((one) => 'outOfScope' in one).length).toBe(little.records - records.length)
+})
