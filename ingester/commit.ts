@@ -30,6 +30,9 @@ export type Refusal =
   | 'tree-blocks'
   | 'op'
   | 'prev-data'
+  | 'identity'
+  | 'signature'
+  | 'account-inactive'
 
 /** A message that is not what the account signed, or can't be shown to be; `reason` says in which way. */
 export class RefusedError extends Error {

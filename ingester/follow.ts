@@ -1,0 +1,366 @@
+/**
+ * Follows one event stream of one host into one Redis stream.
+ *
+ * A session is one connection: it begins after the newest durable position, and ends with a reason.
+ * Two loops share its window: the intake reads frames, decodes them and starts their translation;
+ * the drain appends what is translated, in the order of arrival, with the position of the last. So
+ * only what is durable moves the position, and a full Redis stops the intake, the socket, the host.
+ */
+import { hash } from 'node:crypto'
+import { setImmediate as breathe } from 'node:timers/promises'
+import type { Logger } from '../shared/log.ts'
+import type { Part } from '../shared/metrics.ts'
+import { backoff, sleep } from '../shared/retry.ts'
+import { type Producer, RewoundError } from '../shared/streams/producer.ts'
+import { runTogether } from '../shared/worker.ts'
+import { type DeadLetters, frameFields } from './dead-letter.ts'
+import { decodeFrame, FrameError, type Message } from './frame.ts'
+import type { Host } from './host.ts'
+import type { IngesterMetrics } from './metrics.ts'
+import { createRecent } from './recent.ts'
+import { ConnectionError, openSocket, type Socket } from './socket.ts'
+import type { Translate } from './verify.ts'
+import { createWindow, type Window } from './window.ts'
+
+/** A connection that held so long was a good one: the next failure starts counting anew. */
+const stableMs = 60_000
+/** A broken frame may be the connection's fault so often; then it is the frame's. */
+const framesTries = 3
+/** With nothing to append, Redis is asked so often whether it still has what we appended. */
+const idleCheckMs = 5_000
+const brokenRemembered = 1_000
+const windowLimits = { count: 4_000, bytes: 64_000_000 }
+/** Decoding and proving hold the thread: so often others get their turn. */
+const breatheEvery = 32
+/** How long to stay away after the host has said that our position is ahead of it, or that we are too slow. */
+const futureWaitMs = 60_000
+const slowWaitMs = 5_000
+
+export interface FollowOptions {
+  host: Host
+  /** The XRPC method of the endpoint. */
+  method: string
+  /** The name of the Redis stream. */
+  stream: string
+  start: 'live' | 'oldest'
+  producer: Producer
+  translate: Translate
+  deadLetters: DeadLetters
+  batchSize: number
+  batchTimeoutMs: number
+  idleTimeoutMs: number
+  signal: AbortSignal
+  log: Logger
+  metrics: IngesterMetrics
+  health: Part
+  /** Told of each batch that is durable. */
+  onAppended: (entries: number) => void
+  /** Told of each frame that arrives. */
+  onFrame: () => void
+  /** Bounds of the wait between two connections. */
+  reconnect?: { initialMs: number; maxMs: number }
+}
+
+/** Why a session ended, and at least how long the next one waits. */
+interface Ending {
+  reason: 'closed' | 'unreachable' | 'broken-frame' | 'error-frame' | 'rewound' | 'stopped'
+  detail: string
+  waitMs: number
+}
+
+/** One translated frame. */
+interface Translated {
+  /** Null for a frame without a position. */
+  seq: number | null
+  time: string | null
+  entries: readonly (readonly string[])[]
+}
+
+/** Runs until the signal aborts. Throws `FencedError`, and what is a bug. */
+export async function follow(options: FollowOptions): Promise<void> {
+  const { host, signal, log, metrics, health, reconnect } = options
+  const wait = reconnect ?? { initialMs: 500, maxMs: 60_000 }
+  const broken = createBrokenFrames()
+  let failures = 0
+  while (!signal.aborted) {
+    const began = Date.now()
+    const ending = await session(options, broken)
+    if (ending.reason === 'stopped') return
+    metrics.disconnects.inc({ reason: ending.reason })
+    if (ending.reason === 'rewound') continue
+    metrics.errors.inc()
+    const held = Date.now() - began
+    failures = held >= stableMs ? 1 : failures + 1
+    const waitMs = Math.max(ending.waitMs, backoff(failures, wait))
+    const { reason, detail } = ending
+    health.notReady(`${host.name}: ${detail}`)
+    const fields = { host: host.name, reason, detail, durationMs: held, waitMs: Math.round(waitMs) }
+    // One warning when a host goes away, not one a try.
+    if (reason === 'unreachable' && failures === 1) log.warn(fields, unreachableText)
+    else if (reason === 'unreachable') log.debug(fields, unreachableText)
+    else log.warn(fields, 'the connection has ended')
+    await sleep(waitMs, signal)
+  }
+}
+
+const unreachableText = 'the host can not be reached; trying again for as long as it takes'
+
+async function session(options: FollowOptions, broken: BrokenFrames): Promise<Ending> {
+  const { signal, producer } = options
+  try {
+    const cursor = await producer.cursor()
+    using socket = await connect(options, cursor)
+    return await readAndAppend(options, broken, socket, cursor === null ? null : Number(cursor))
+  } catch (error) {
+    if (signal.aborted) return ended('stopped', 'stopped')
+    if (error instanceof RewoundError) {
+      options.log.error(
+        { stream: options.stream, host: options.host.name, cursor: error.cursor },
+        'Redis has gone back; reading again from the older position',
+      )
+      return ended('rewound', 'Redis has gone back')
+    }
+    if (!(error instanceof ConnectionError)) throw error
+    const cause = error.cause instanceof Error ? `: ${error.cause.message}` : ''
+    return ended('unreachable', `${error.message}${cause}`, error.retryAfterMs)
+  }
+}
+
+async function connect(options: FollowOptions, cursor: string | null): Promise<Socket> {
+  const { host, method, start, signal, idleTimeoutMs, log, metrics, health } = options
+  const url = new URL(`${host.ws}/xrpc/${method}`)
+  if (cursor !== null) url.searchParams.set('cursor', cursor)
+  else if (start === 'oldest') url.searchParams.set('cursor', '0')
+  const onPressure = (pressed: boolean) => metrics.backpressure.inc(pressed ? 1 : -1)
+  const socket = await openSocket({ url: url.href, signal, idleTimeoutMs, onPressure })
+  health.ready()
+  log.info({ host: host.name, cursor: url.searchParams.get('cursor') ?? 'live' }, 'connected')
+  return socket
+}
+
+async function readAndAppend(
+  options: FollowOptions,
+  broken: BrokenFrames,
+  socket: Socket,
+  cursor: number | null,
+): Promise<Ending> {
+  const { signal, metrics } = options
+  metrics.connections.inc()
+  let counted = 0
+  const countInMemory = (now: number) => {
+    metrics.inMemory.inc(now - counted)
+    counted = now
+  }
+  let ending = ended('stopped', 'stopped')
+  try {
+    const failed = new AbortController()
+    const either = AbortSignal.any([signal, failed.signal])
+    const window = createWindow<Translated>(windowLimits, either)
+    const intake = async () => {
+      const seen = { ownPosition: false, stale: false }
+      const session = { broken, socket, window, cursor, seen, signal: either }
+      try {
+        ending = await readFrames({ ...options, ...session })
+      } finally {
+        window.end()
+      }
+    }
+    const drain = async () => {
+      try {
+        await appendResults(options, window, () => countInMemory(window.count + socket.waiting))
+      } finally {
+        failed.abort()
+        socket[Symbol.dispose]()
+      }
+    }
+    await runTogether(signal, [intake, drain])
+  } finally {
+    metrics.connections.dec()
+    countInMemory(0)
+  }
+  return signal.aborted ? ended('stopped', 'stopped') : ending
+}
+
+interface Intake extends FollowOptions {
+  broken: BrokenFrames
+  socket: Socket
+  window: Window<Translated>
+  /** The durable position that the session began after. */
+  cursor: number | null
+  /** What the session has met already. */
+  seen: { ownPosition: boolean; stale: boolean }
+}
+
+/** Reads until the connection ends, the host says why it must, or a frame is broken. */
+async function readFrames(intake: Intake): Promise<Ending> {
+  const { socket, window, cursor, signal, translate, metrics, onFrame } = intake
+  let last = cursor
+  for (let number = 1; ; number += 1) {
+    const frame = await socket.next()
+    if (frame === null) return ended('closed', socket.ended ?? 'closed')
+    if (signal.aborted) return ended('stopped', 'stopped')
+    onFrame()
+    const message = await decodeOrSetAside(intake, frame, last)
+    if (message === 'again') return ended('broken-frame', 'a frame could not be decoded')
+    if (message === 'aside') continue
+    metrics.frames.inc({ kind: kindOf(message) })
+    if (message.type === 'error') return errorFrame(intake, message.error, message.message)
+    note(intake, message)
+    if (message.type === 'info') continue
+    const { seq } = message
+    if (seq !== null && last !== null && seq <= last) {
+      refuseStale(intake, message, seq, last)
+      continue
+    }
+    last = seq ?? last
+    const time = 'time' in message ? message.time : null
+    const result = translate(message).then((entries) => ({ seq, time, entries }))
+    await window.push(result, frame.length)
+    if (number % breatheEvery === 0) await breathe()
+  }
+}
+
+/** The message; `again` when the connection is to be made anew for it; `aside` when it was given up. */
+async function decodeOrSetAside(
+  { broken, deadLetters, host, log, metrics }: Intake,
+  frame: Uint8Array,
+  last: number | null,
+): Promise<Message | 'again' | 'aside'> {
+  try {
+    return decodeFrame(frame)
+  } catch (error) {
+    if (!(error instanceof FrameError)) throw error
+    metrics.brokenFrames.inc()
+    metrics.errors.inc()
+    if (broken.isAside(frame, last)) return 'aside'
+    const tries = broken.count(frame, last)
+    const fields = { host: host.name, seq: last, attempt: tries, bytes: frame.length, err: error }
+    if (tries < framesTries) {
+      log.warn(fields, 'a frame after this position can not be decoded; connecting again')
+      return 'again'
+    }
+    const where = { host: host.name, after: String(last ?? ''), attempts: String(tries) }
+    await deadLetters.write({ ...frameFields(frame, error), ...where, consumer: 'ingester' })
+    broken.setAside(frame, last)
+    metrics.deadFrames.inc()
+    log.error(fields, 'a frame was set aside: reading goes on after it')
+    return 'aside'
+  }
+}
+
+function errorFrame({ host, log, metrics }: Intake, error: string, message: string | null): Ending {
+  const detail = `the host says ${error.slice(0, 80)}: ${(message ?? '').slice(0, 200)}`
+  if (error === 'FutureCursor') {
+    metrics.future.inc()
+    log.error(
+      { host: host.name, detail },
+      'the host is behind our position: is it another host, or was it reset? An operator must decide; the position stays',
+    )
+    return ended('error-frame', detail, futureWaitMs)
+  }
+  return ended('error-frame', detail, error === 'ConsumerTooSlow' ? slowWaitMs : 0)
+}
+
+/** Counts and tells what is no event. */
+function note({ host, log, metrics, cursor }: Intake, message: Message): void {
+  if (message.type === 'malformed') {
+    const { kind, reason, seq } = message
+    metrics.refused.inc({ kind: kind.slice(1), reason })
+    metrics.errors.inc()
+    log.debug({ host: host.name, seq, reason }, 'a frame of a known kind has a wrong field')
+    return
+  }
+  if (message.type !== 'info') return
+  const fields = { host: host.name, name: message.name, message: message.message, seq: cursor }
+  if (message.name !== 'OutdatedCursor') {
+    log.info(fields, 'the host informs')
+    return
+  }
+  metrics.outdated.inc()
+  log.error(fields, 'the host no longer has what followed our position: events are missing')
+}
+
+/** Counts a frame that is not new: the replay of our own position, or one that goes back. */
+function refuseStale(intake: Intake, message: Message, seq: number, last: number): void {
+  const { host, cursor, log, metrics, health, seen } = intake
+  if (seq === cursor && !seen.ownPosition) {
+    // The host replays from our position on, that one included.
+    seen.ownPosition = true
+    metrics.duplicates.inc()
+    return
+  }
+  metrics.refused.inc({ kind: kindOf(message), reason: 'seq-back' })
+  metrics.errors.inc()
+  if (seen.stale) return
+  seen.stale = true
+  const fields = { host: host.name, seq, last }
+  log.error(fields, 'the positions of the host do not go forward: such frames are refused')
+  if (seq < (cursor ?? 0)) health.notReady(`${host.name} sends positions before ours`)
+}
+
+/** Appends batches until the window has ended. Throws what `append` throws. */
+async function appendResults(
+  options: FollowOptions,
+  window: Window<Translated>,
+  onTaken: () => void,
+): Promise<void> {
+  const { producer, host, stream, batchSize, batchTimeoutMs, metrics, onAppended } = options
+  const limits = { most: batchSize, waitMs: batchTimeoutMs, idleMs: idleCheckMs }
+  for (;;) {
+    const batch = await window.take(limits)
+    if (batch === null) return
+    onTaken()
+    const newest = batch.findLast((result) => result.seq !== null)
+    const entries = batch.flatMap((result) => result.entries)
+    const stop = metrics.append.startTimer()
+    const seq = newest?.seq ?? null
+    await producer.append({ entries, ...(seq === null ? {} : { cursor: String(seq) }) })
+    if (seq === null) continue
+    stop()
+    onAppended(entries.length)
+    metrics.position.set({ host: host.name, stream }, seq)
+    const time = newest?.time ?? null
+    if (time !== null) {
+      const seconds = Math.max(0, (Date.now() - Date.parse(time)) / 1_000)
+      metrics.lag.set({ host: host.name }, seconds)
+    }
+  }
+}
+
+/** Frames that could not be decoded, by their bytes and the position before them. */
+interface BrokenFrames {
+  /** Counts a try, and gives how many there were. */
+  count(frame: Uint8Array, after: number | null): number
+  setAside(frame: Uint8Array, after: number | null): void
+  isAside(frame: Uint8Array, after: number | null): boolean
+}
+
+function createBrokenFrames(): BrokenFrames {
+  const tries = new Map<string, number>()
+  const aside = createRecent(brokenRemembered)
+  const nameOf = (frame: Uint8Array, after: number | null) => `${after} ${hash('sha256', frame)}`
+  return {
+    count(frame, after) {
+      const name = nameOf(frame, after)
+      const count = (tries.get(name) ?? 0) + 1
+      // A host that breaks another frame at each try must not fill the memory.
+      if (tries.size >= brokenRemembered) tries.clear()
+      tries.set(name, count)
+      return count
+    },
+    setAside(frame, after) {
+      const name = nameOf(frame, after)
+      tries.delete(name)
+      aside.add(name)
+    },
+    isAside: (frame, after) => aside.has(nameOf(frame, after)),
+  }
+}
+
+function kindOf(message: Message): string {
+  return message.type === 'malformed' ? message.kind.slice(1) : message.type
+}
+
+function ended(reason: Ending['reason'], detail: string, waitMs = 0): Ending {
+  return { reason, detail, waitMs }
+}

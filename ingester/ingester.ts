@@ -1,0 +1,259 @@
+/** The ingester: relays, labelers and lists of repos, into the streams. */
+import type { Redis } from 'ioredis'
+import { errorText } from '../shared/errors.ts'
+import { createIdentity } from '../shared/identity.ts'
+import { connectRedis } from '../shared/redis.ts'
+import { sleep } from '../shared/retry.ts'
+import { scopeOf } from '../shared/scope.ts'
+import { streamMetrics } from '../shared/streams/metrics.ts'
+import {
+  cursorKeys,
+  fenceKey,
+  namedGroups,
+  parseStreamGroups,
+  streams,
+} from '../shared/streams/names.ts'
+import { createProducer, takeFence } from '../shared/streams/producer.ts'
+import { runTogether, type Worker } from '../shared/worker.ts'
+import { createDeadLetters } from './dead-letter.ts'
+import { follow } from './follow.ts'
+import { type Host, parseHost } from './host.ts'
+import { createLabelTranslation } from './labeler.ts'
+import { createMetrics, type IngesterMetrics } from './metrics.ts'
+import type { options } from './options.ts'
+import { listRepos } from './repo-list.ts'
+import { createVerifier } from './verify.ts'
+
+/** A PLC look-up takes 20 to 200 ms; a commit waits 5 s at most. */
+const identityTimeoutMs = 4_000
+/** Keys change rarely and are announced; this is for announcements that were missed. */
+const identityTtlMs = 24 * 3_600_000
+/** At 500 bytes each; some 300,000 accounts write in an hour. */
+const identitiesCached = 400_000
+const lengthsEveryMs = 5_000
+
+type Part = (signal: AbortSignal) => Promise<void>
+
+/**
+ * Follows every source of its mode until the signal aborts. Several relays are each followed by
+ * themselves: what two of them send is appended twice, which indexers bear.
+ */
+export async function runIngester(worker: Worker<typeof options>): Promise<void> {
+  const { config, log, registry } = worker
+  const metrics = createMetrics(registry)
+  await using redis = connectRedis({ redisUrl: config.redisUrl, log, name: 'ingester' })
+  const room: Room = { worker, redis, metrics, streamMetrics: streamMetrics(registry, 'ingester') }
+  const reads = (mode: 'firehose' | 'backfill' | 'labeler') =>
+    config.mode === 'all' || config.mode === mode
+
+  const relays = config.relayHosts.map(parseHost)
+  const labelers = config.labelerHosts.map(parseHost)
+  const parts: Part[] = [(signal) => watchLengths(room, signal)]
+  if (reads('firehose') && relays.length > 0)
+    parts.push((signal) => relayPart(room, relays, signal))
+  if (reads('labeler') && labelers.length > 0) {
+    parts.push((signal) => labelerPart(room, labelers, signal))
+  }
+  if (reads('backfill') && relays.length > 0) parts.push((signal) => listPart(room, relays, signal))
+  log.info(
+    { mode: config.mode, relays: relays.map(nameOf), labelers: labelers.map(nameOf) },
+    'reading',
+  )
+  await runTogether(worker.signal, parts)
+}
+
+interface Room {
+  worker: Worker<typeof options>
+  redis: Redis
+  metrics: IngesterMetrics
+  streamMetrics: ReturnType<typeof streamMetrics>
+}
+
+async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
+  const { config, log } = room.worker
+  const { metrics } = room
+  const identity = createIdentity({
+    plcUrl: config.plcUrl,
+    handleResolver: config.handleResolver,
+    allowPrivateHosts: config.allowPrivateHosts,
+    timeoutMs: identityTimeoutMs,
+    maxEntries: identitiesCached,
+    ttlMs: identityTtlMs,
+  })
+  try {
+    await followAll(room, hosts, signal, {
+      stream: streams.live,
+      method: 'com.atproto.sync.subscribeRepos',
+      highWaterMark: config.firehoseHighWaterMark ?? config.highWaterMark,
+      translation: (log, signal) =>
+        createVerifier({
+          identity,
+          mode: config.verify,
+          unavailable: config.verifyUnavailable,
+          scope: scopeOf(config.collections),
+          signal,
+          log,
+          metrics,
+        }),
+      onFrame: () => metrics.firehoseEvents.inc(),
+      onAppended: (entries) => metrics.streamEvents.inc(entries),
+    })
+  } finally {
+    identity.close()
+    log.debug('identities closed')
+  }
+}
+
+async function labelerPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
+  const { config } = room.worker
+  const { metrics } = room
+  await followAll(room, hosts, signal, {
+    stream: streams.labels,
+    method: 'com.atproto.label.subscribeLabels',
+    highWaterMark: config.labelHighWaterMark ?? config.highWaterMark,
+    translation: (log) => createLabelTranslation({ log, metrics }),
+    onFrame: () => metrics.labelerEvents.inc(),
+    onAppended: (entries) => metrics.labelsWritten.inc(entries),
+  })
+}
+
+interface Endpoint {
+  stream: string
+  method: string
+  highWaterMark: number
+  translation: (
+    log: Worker<typeof options>['log'],
+    signal: AbortSignal,
+  ) => ReturnType<typeof createVerifier>
+  onFrame: () => void
+  onAppended: (entries: number) => void
+}
+
+async function followAll(
+  room: Room,
+  hosts: readonly Host[],
+  signal: AbortSignal,
+  endpoint: Endpoint,
+): Promise<void> {
+  const { config, log, health } = room.worker
+  const { stream, method, onFrame, onAppended } = endpoint
+  const fence = await takeFence(room.redis, signal, fenceOf(stream))
+  const followOne = (host: Host): Part => {
+    const part = health.part(`${stream} ${host.name}`)
+    return async (signal) => {
+      const hostLog = log.child({ host: host.name, stream })
+      const { highWaterMark } = endpoint
+      const producer = await openProducer(room, { stream, host, fence, highWaterMark, signal })
+      await follow({
+        host,
+        method,
+        stream,
+        start: config.start,
+        producer,
+        translate: endpoint.translation(hostLog, signal),
+        deadLetters: deadLettersOf(room, stream, signal),
+        batchSize: config.batchSize,
+        batchTimeoutMs: config.batchTimeoutMs,
+        idleTimeoutMs: config.idleTimeoutMs,
+        signal,
+        log: hostLog,
+        metrics: room.metrics,
+        health: part,
+        onFrame,
+        onAppended,
+      })
+    }
+  }
+  await runTogether(signal, hosts.map(followOne))
+}
+
+/** Lists that have been read to their end stay read; this part then only waits for the stop. */
+async function listPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
+  const { config, log, health } = room.worker
+  const stream = streams.requests
+  const fence = await takeFence(room.redis, signal, fenceOf(stream))
+  let unfinished = hosts.length
+  const listOne = (host: Host): Part => {
+    const part = health.part(`${stream} ${host.name}`)
+    return async (signal) => {
+      const highWaterMark = config.repoHighWaterMark ?? config.highWaterMark
+      const producer = await openProducer(room, { stream, host, fence, highWaterMark, signal })
+      const ended = await listRepos({
+        host,
+        producer,
+        deadLetters: deadLettersOf(room, stream, signal),
+        signal,
+        log: log.child({ stream }),
+        metrics: room.metrics,
+        health: part,
+      })
+      if (ended === 'done') unfinished -= 1
+      if (unfinished === 0) room.metrics.backfillComplete.set(1)
+    }
+  }
+  await runTogether(signal, hosts.map(listOne))
+}
+
+function openProducer(
+  { worker, redis, streamMetrics }: Room,
+  options: {
+    stream: string
+    host: Host
+    fence: Awaited<ReturnType<typeof takeFence>>
+    highWaterMark: number
+    signal: AbortSignal
+  },
+) {
+  const { stream, host, fence, highWaterMark, signal } = options
+  const { config, log } = worker
+  const kind = stream === streams.requests ? 'opaque' : 'seq'
+  return createProducer({
+    redis,
+    stream,
+    cursor: { ...cursorKeys(stream, host.raw), kind },
+    fence,
+    highWater: {
+      length: highWaterMark,
+      memoryRatio: config.memoryHighWater,
+      memoryLimitBytes: config.memoryLimitBytes,
+    },
+    groups: namedGroups(parseStreamGroups(config.streamGroups), stream),
+    signal,
+    log,
+    metrics: streamMetrics,
+  })
+}
+
+function deadLettersOf({ worker, redis }: Room, stream: string, signal: AbortSignal) {
+  const { config, log } = worker
+  return createDeadLetters({ redis, stream, maxLength: config.dlqMaxLength, signal, log })
+}
+
+/** Modes may run as processes of their own, so each stream has its fence. */
+function fenceOf(stream: string): string {
+  return stream === streams.live ? fenceKey : `${fenceKey}:${stream}`
+}
+
+/** Keeps the gauges of the streams' lengths, and tells whether Redis answers. */
+async function watchLengths({ worker, redis, metrics }: Room, signal: AbortSignal): Promise<void> {
+  const part = worker.health.part('redis')
+  const gauges = [
+    [streams.live, metrics.liveLength],
+    [streams.backfill, metrics.backfillLength],
+    [streams.labels, metrics.labelLength],
+    [streams.requests, metrics.requestLength],
+  ] as const
+  while (!signal.aborted) {
+    try {
+      for (const [stream, gauge] of gauges) gauge.set(await redis.xlen(stream))
+      part.ready()
+    } catch (error) {
+      part.notReady(errorText(error))
+    }
+    await sleep(lengthsEveryMs, signal)
+  }
+}
+
+function nameOf(host: Host): string {
+  return host.name
+}

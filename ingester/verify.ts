@@ -1,0 +1,211 @@
+/** From a relay's messages to entries of `firehose_live`: what is proved, refused, filtered, and counted. */
+import pLimit from 'p-limit'
+import { errorText } from '../shared/errors.ts'
+import { encodeEvent } from '../shared/events.ts'
+import { IdentityError } from '../shared/identity.ts'
+import type { Logger } from '../shared/log.ts'
+import { KeyError, parseDidKey, verifySignature } from '../shared/repo/signature.ts'
+import { backoff, sleep } from '../shared/retry.ts'
+import type { Scope } from '../shared/scope.ts'
+import { eventsOf, type Opened, openMessage, proveOps, RefusedError } from './commit.ts'
+import type {
+  AccountMessage,
+  CommitMessage,
+  IdentityMessage,
+  Message,
+  SyncMessage,
+} from './frame.ts'
+import type { IngesterMetrics } from './metrics.ts'
+import { createRecent } from './recent.ts'
+
+/** How long a commit waits for its key before INGESTER_VERIFY_UNAVAILABLE decides. */
+const keyWithinMs = 5_000
+/** Look-ups at once: a cold start meets some hundred accounts a second. */
+const lookUpsAtOnce = 64
+/** Whose #identity or inactive #account was seen lately. */
+const accountsRemembered = 100_000
+/** A forged commit costs its account a look-up; a flood of them costs one in this time. */
+const refreshEveryMs = 10_000
+
+export type VerifyMode = 'full' | 'signature' | 'none'
+
+/** The part of an account's identity that is needed here. */
+interface Account {
+  /** `did:key:…`; null when the document has none. */
+  signingKey: string | null
+}
+
+export interface Resolver {
+  /** Throws `IdentityError`. */
+  resolve(did: string, options: { refresh: boolean; signal: AbortSignal }): Promise<Account>
+}
+
+export interface VerifierOptions {
+  identity: Resolver
+  mode: VerifyMode
+  /** What becomes of a commit whose key can't be had in time. */
+  unavailable: 'pass' | 'wait'
+  scope: Scope
+  signal: AbortSignal
+  log: Logger
+  metrics: IngesterMetrics
+  keyWithinMs?: number
+  now?: () => number
+}
+
+/** Gives the entries of a message; none when it is refused, filtered or of no interest to the stream. */
+export type Translate = (message: Message) => Promise<readonly string[][]>
+
+/**
+ * A translation whose calls overlap: identities are looked up beside the stream. Calls must be made
+ * in the order of the stream, since an #identity makes the commits after it look again, and an
+ * inactive #account refuses them. Results never depend on which look-up ends first.
+ *
+ * A #sync is proved and counted; it becomes no entry, since a resync is not requested yet.
+ */
+export function createVerifier(options: VerifierOptions): Translate {
+  const { mode, unavailable, scope, signal, log, metrics } = options
+  const { now = Date.now, keyWithinMs: withinMs = keyWithinMs } = options
+  const limit = pLimit(lookUpsAtOnce)
+  /** Their documents are to be fetched anew before the next commit is judged. */
+  const stale = createRecent(accountsRemembered)
+  const inactive = createRecent(accountsRemembered)
+  const refreshed = new Map<string, number>()
+
+  const lookUp = (did: string, refresh: boolean): Promise<Account | LookUpFailure> => {
+    const deadline = AbortSignal.any([signal, AbortSignal.timeout(withinMs)])
+    return limit(async () => {
+      if (deadline.aborted) return 'unavailable'
+      try {
+        return await options.identity.resolve(did, { refresh, signal: deadline })
+      } catch (error) {
+        if (deadline.aborted) return 'unavailable'
+        if (!(error instanceof IdentityError)) throw error
+        return error.kind === 'unavailable' ? 'unavailable' : 'none'
+      }
+    })
+  }
+
+  /** As `lookUp`, but when it is so configured it tries until the stop. */
+  const keyOf = async (did: string, refresh: boolean): Promise<Account | LookUpFailure> => {
+    for (let attempt = 1; ; attempt += 1) {
+      const found = await lookUp(did, refresh)
+      if (found !== 'unavailable') return found
+      metrics.unavailable.inc()
+      if (unavailable === 'pass' || signal.aborted) return found
+      log.warn({ did, attempt }, 'waiting for the identity of an account')
+      await sleep(backoff(attempt, { initialMs: 1_000, maxMs: 30_000 }), signal)
+    }
+  }
+
+  /** Whether another look at the directory is due; at most one in a while for each account. */
+  const mayRefresh = (did: string): boolean => {
+    const last = refreshed.get(did)
+    if (last !== undefined && now() - last < refreshEveryMs) return false
+    refreshed.delete(did)
+    refreshed.set(did, now())
+    for (const [oldest] of refreshed) {
+      if (refreshed.size <= accountsRemembered) break
+      refreshed.delete(oldest)
+    }
+    return true
+  }
+
+  /** `signed`, or `unverified` when the key can't be had. Throws `RefusedError`. */
+  const checkSignature = async (did: string, opened: Opened): Promise<'signed' | 'unverified'> => {
+    const isStale = stale.delete(did)
+    const first = await keyOf(did, isStale)
+    if (first === 'unavailable') return 'unverified'
+    if (first !== 'none' && isSignedBy(first, opened)) return 'signed'
+    if (!isStale && mayRefresh(did)) {
+      metrics.refreshes.inc()
+      const second = await keyOf(did, true)
+      if (typeof second !== 'string' && isSignedBy(second, opened)) return 'signed'
+    }
+    if (first === 'none') throw new RefusedError('identity', 'the account can not be resolved')
+    throw new RefusedError('signature', 'the signature is not that of the key of the account')
+  }
+
+  const commit = async (message: CommitMessage): Promise<readonly string[][]> => {
+    if (inactive.has(message.did)) {
+      throw new RefusedError('account-inactive', 'a commit of an account that is not active')
+    }
+    const opened = openMessage(message, now())
+    const proof = mode === 'full' ? proveOps(message, opened) : 'unproven'
+    const signed = mode === 'none' ? 'unverified' : await checkSignature(message.did, opened)
+    const { events, filtered, dropped } = eventsOf(message, opened.blocks, scope)
+    metrics.commits.inc({ proof: signed === 'signed' ? proof : signed })
+    metrics.filtered.inc(filtered)
+    for (const reason of dropped) metrics.droppedOps.inc({ reason })
+    for (const { type } of events) {
+      if (type === 'create') metrics.creates.inc()
+      else if (type === 'update') metrics.updates.inc()
+      else metrics.deletes.inc()
+    }
+    return events.map(encodeEvent)
+  }
+
+  const sync = async (message: SyncMessage): Promise<readonly string[][]> => {
+    const opened = openMessage(message, now())
+    const result = mode === 'none' ? 'unverified' : await checkSignature(message.did, opened)
+    metrics.syncs.inc({ result })
+    return []
+  }
+
+  const identity = ({ seq, time, did, handle }: IdentityMessage): readonly string[][] => {
+    stale.add(did)
+    refreshed.delete(did)
+    return [
+      encodeEvent({ type: 'identity', seq, time, did, ...(handle === null ? {} : { handle }) }),
+    ]
+  }
+
+  const account = ({ seq, time, did, active, status }: AccountMessage): readonly string[][] => {
+    if (active) inactive.delete(did)
+    else inactive.add(did)
+    return [encodeEvent({ type: 'account', seq, time, did, active, status })]
+  }
+
+  const refuse = (message: CommitMessage | SyncMessage, error: unknown): readonly string[][] => {
+    // Of upstream data nothing ends the process; what we did not foresee is counted as our bug.
+    const reason = error instanceof RefusedError ? error.reason : 'bug'
+    const { type: kind, seq, did, rev } = message
+    metrics.refused.inc({ kind, reason })
+    metrics.errors.inc()
+    if (kind === 'sync') metrics.syncs.inc({ result: reason })
+    if (reason === 'bug') log.error({ seq, did, rev, err: error }, 'a message met a bug of ours')
+    else log.debug({ seq, did, rev, reason, cause: errorText(error) }, 'message refused')
+    return []
+  }
+
+  return async (message) => {
+    switch (message.type) {
+      case 'commit':
+        return commit(message).catch((error: unknown) => refuse(message, error))
+      case 'sync':
+        return sync(message).catch((error: unknown) => refuse(message, error))
+      case 'identity':
+        return identity(message)
+      case 'account':
+        return account(message)
+      case 'labels':
+        metrics.refused.inc({ kind: 'labels', reason: 'endpoint' })
+        return []
+      default:
+        return []
+    }
+  }
+}
+
+/** `none`: there is certainly no such account; `unavailable`: nobody can say now. */
+type LookUpFailure = 'none' | 'unavailable'
+
+function isSignedBy(account: Account, { unsigned, signed }: Opened): boolean {
+  if (account.signingKey === null) return false
+  try {
+    return verifySignature(parseDidKey(account.signingKey), unsigned, signed.sig)
+  } catch (error) {
+    if (error instanceof KeyError) return false
+    throw error
+  }
+}
