@@ -12,13 +12,14 @@ create table record_tombstone (
 create index record_tombstone_did_idx on record_tombstone (did, rev);
 create index record_tombstone_deleted_at_idx on record_tombstone ("deletedAt");
 
--- One row a repo: the row that a batch locks, the highest rev applied, and the newest snapshot.
+-- One row a repo: the row that a batch locks, the highest rev applied, and its snapshots.
 create table repo_sync (
   did varchar primary key,
   rev varchar,
-  -- An event older than this changes nothing in the collections of the scope.
+  -- The rev of the newest snapshot, whatever its scope.
   "snapshotRev" varchar,
-  -- A JSON array of collections; null means all of them.
+  -- A JSON object: for each pattern of collections, the rev at which it was last covered whole. An
+  -- event of these collections with an older rev changes nothing.
   "snapshotScope" jsonb,
   "snapshotAt" varchar
 );
