@@ -1,44 +1,22 @@
 /** The network serves given bytes as they are: frames, CARs, documents, logs. */
-import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
-import { WebSocket } from 'ws'
 import type { DidDocument, PlcEntry } from './documents.ts'
 import { loadFrames } from './frames.ts'
 import { startNetwork } from './network.ts'
+import { takeFrames } from './reading.ts'
 
 const data = new URL('../../shared/data/', import.meta.url)
 const path = (name: string) => new URL(name, data).pathname
 const json = async (name: string) => JSON.parse(await readFile(path(name), 'utf8'))
 const corpus = 'firehose/jetstream-corpus/'
 
-/** Reads `count` frames from the relay. */
-async function read(url: string, count: number): Promise<Buffer[]> {
-  const socket = new WebSocket(url)
-  const frames: Buffer[] = []
-  for await (const [frame] of on(socket)) if (frames.push(frame) === count) break
-  socket.terminate()
-  return frames
-}
-
-async function* on(socket: WebSocket) {
-  const queue: Buffer[] = []
-  socket.on('message', (frame: Buffer) => queue.push(frame))
-  const closed = once(socket, 'close')
-  for (;;) {
-    const frame = queue.shift()
-    if (frame !== undefined) yield [frame] as const
-    else await Promise.race([once(socket, 'message'), closed])
-    if (queue.length === 0 && socket.readyState === socket.CLOSED) return
-  }
-}
-
 test('recorded frames reach a plain client byte for byte', async () => {
   await using network = await startNetwork()
   const frames = await loadFrames(path(`${corpus}frames.bin`))
   await network.relay.play(frames)
   const url = `${network.relay.url}/xrpc/com.atproto.sync.subscribeRepos?cursor=0`
-  const received = await read(url.replace('http', 'ws'), frames.length)
+  const received = await takeFrames(url, frames.length)
   expect(Buffer.concat(received).equals(Buffer.concat(frames))).toBe(true)
 })
 
