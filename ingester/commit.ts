@@ -16,23 +16,26 @@ export const maxRecordBytes = 1_000_000
 /** How far a rev may be ahead of the later of our clock and the relay's. */
 export const maxAheadMs = 5 * 60_000
 
-export type Refusal =
-  | 'car'
-  | 'block-hash'
-  | 'record-too-large'
-  | 'root'
-  | 'commit'
-  | 'cid'
-  | 'did'
-  | 'rev'
-  | 'rev-ahead'
-  | 'tree'
-  | 'tree-blocks'
-  | 'op'
-  | 'prev-data'
-  | 'identity'
-  | 'signature'
-  | 'account-inactive'
+/** Why a commit or sync message was refused. */
+export const refusals = [
+  'car',
+  'block-hash',
+  'record-too-large',
+  'root',
+  'commit',
+  'cid',
+  'did',
+  'rev',
+  'rev-ahead',
+  'tree',
+  'tree-blocks',
+  'op',
+  'prev-data',
+  'identity',
+  'signature',
+  'account-inactive',
+] as const
+export type Refusal = (typeof refusals)[number]
 
 /** A message that is not what the account signed, or can't be shown to be; `reason` says in which way. */
 export class RefusedError extends Error {

@@ -1,5 +1,6 @@
 /** The ingester's metrics. */
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { refusals } from './commit.ts'
 
 export type IngesterMetrics = ReturnType<typeof createMetrics>
 
@@ -15,7 +16,7 @@ export function createMetrics(registry: Registry) {
   const gaugeBy = <L extends string>(name: string, help: string, ...labelNames: L[]) =>
     new Gauge({ name: `ingester_${name}`, help, labelNames, registers })
 
-  return {
+  const metrics = {
     // The names of the Rust ingester, without labels.
     firehoseEvents: counter('firehose_events_total', 'Frames received from relays.'),
     creates: counter('firehose_create_events_total', 'Create operations in scope.'),
@@ -43,9 +44,17 @@ export function createMetrics(registry: Registry) {
     backfillComplete: gauge('backfill_complete', 'One when every list of repos has been read.'),
     // Ours.
     frames: counterBy('frames_total', 'Frames received, by kind.', 'kind'),
-    refused: counterBy('refused_frames_total', 'Frames refused, by reason.', 'kind', 'reason'),
+    refused: counterBy('refused_total', 'Frames refused, by reason.', 'kind', 'reason'),
     droppedOps: counterBy('dropped_operations_total', 'Operations left out, by reason.', 'reason'),
-    commits: counterBy('commits_total', 'Commits accepted, by what was proved of them.', 'proof'),
+    verified: counterBy(
+      'commits_verified_total',
+      'Commits whose signature holds: proven, or unproven for lack of prevData or by setting.',
+      'proof',
+    ),
+    unverified: counter(
+      'commits_unverified_total',
+      'Commits accepted without a check of their signature.',
+    ),
     syncs: counterBy('sync_frames_total', 'Sync frames, by result.', 'result'),
     duplicates: counter('duplicate_frames_total', 'Frames that a replay sent again.'),
     unavailable: counter(
@@ -68,4 +77,8 @@ export function createMetrics(registry: Registry) {
       registers,
     }),
   }
+  // A series that is absent until something goes wrong can't be told from one that is broken.
+  for (const reason of refusals) metrics.refused.inc({ kind: 'commit', reason }, 0)
+  for (const proof of ['proven', 'unproven'] as const) metrics.verified.inc({ proof }, 0)
+  return metrics
 }

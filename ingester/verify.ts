@@ -134,7 +134,8 @@ export function createVerifier(options: VerifierOptions): Translate {
     const proof = mode === 'full' ? proveOps(message, opened) : 'unproven'
     const signed = mode === 'none' ? 'unverified' : await checkSignature(message.did, opened)
     const { events, filtered, dropped } = eventsOf(message, opened.blocks, scope)
-    metrics.commits.inc({ proof: signed === 'signed' ? proof : signed })
+    if (signed === 'signed') metrics.verified.inc({ proof })
+    else metrics.unverified.inc()
     metrics.filtered.inc(filtered)
     for (const reason of dropped) metrics.droppedOps.inc({ reason })
     for (const { type } of events) {
