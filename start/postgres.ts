@@ -36,9 +36,9 @@ const databaseName = 'sluice'
 // SIGINT is PostgreSQL's "fast": it ends sessions and writes a checkpoint. SIGQUIT leaves recovery
 // to the next start.
 const stopSteps: readonly Step[] = [
-  ['SIGINT', 5_000],
-  ['SIGQUIT', 2_000],
-  ['SIGKILL', 2_000],
+  ['SIGINT', 2_000],
+  ['SIGQUIT', 750],
+  ['SIGKILL', 500],
 ]
 // Recovery after a crash reads at most max_wal_size.
 const readyWithinMs = 120_000
@@ -56,8 +56,10 @@ export interface EmbeddedPostgres extends ServerProcess {
 
 export interface PostgresOptions {
   places: Places
-  /** Holds the cluster, the log and the password; made when it is missing. */
+  /** Holds the cluster, the log, the password and the address (`url`); made when it is missing. */
   dir: string
+  /** The port it must have; without it, the one of last time if it is free, else any. */
+  port?: number
   /** Further settings, `name` → `value`. */
   settings?: Readonly<Record<string, string>>
   /** Leaves out fsync while the cluster is made; for tests. */
@@ -84,7 +86,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedP
 
   const base = { native, dir, cluster, identity, settings }
   for (let attempt = 1; ; attempt++) {
-    const port = await freePort(attempt === 1 ? await lastPort(dir) : null)
+    const port = options.port ?? (await freePort(attempt === 1 ? await lastPort(dir) : null))
     try {
       const server = await launch({ ...base, port })
       return await withDatabase(server, { dir, port, password })
@@ -341,9 +343,11 @@ async function withDatabase(
     await server.stop()
     throw error
   }
+  const url = `${address}/${databaseName}`
+  await writeFile(join(dir, 'url'), `${url}\n`, { mode: 0o600 })
   return {
     ...server,
-    url: `${address}/${databaseName}`,
+    url,
     port,
     dir,
     [Symbol.asyncDispose]: () => server.stop(),

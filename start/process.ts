@@ -19,7 +19,7 @@ export interface Output {
 
 /**
  * Runs a program to its end and returns what it printed; a failure to start it is code 127 with the
- * reason in `stderr`. It is killed after `timeoutMs`.
+ * reason in `stderr`. It is killed after `timeoutMs`, or when the signal aborts.
  */
 export function run(
   command: string,
@@ -29,15 +29,17 @@ export function run(
     cwd?: string
     env?: Record<string, string>
     identity?: Identity | null
+    signal?: AbortSignal | undefined
   },
 ): Promise<Output> {
-  const { timeoutMs, cwd, env, identity } = options
+  const { timeoutMs, cwd, env, identity, signal } = options
   const settings = {
     timeout: timeoutMs,
     killSignal: 'SIGKILL' as const,
     maxBuffer: 32 * 2 ** 20,
     ...(cwd === undefined ? {} : { cwd }),
     ...(env === undefined ? {} : { env }),
+    ...(signal === undefined ? {} : { signal }),
     ...(identity ?? {}),
   }
   return new Promise((resolve) => {

@@ -35,8 +35,8 @@ type PackageSet = (typeof packageSets)[number]
 
 const downloadTimeoutMs = 120_000
 const stopSteps: readonly Step[] = [
-  ['SIGTERM', 6_000],
-  ['SIGKILL', 3_000],
+  ['SIGTERM', 2_500],
+  ['SIGKILL', 500],
 ]
 // A big append-only file takes a while to read; the process itself says when it fails.
 const readyWithinMs = 120_000
@@ -46,15 +46,15 @@ const readyWithinMs = 120_000
  * distribution's package, unpacked (not installed) into the cache folder. Safe to call from several
  * processes at once. Throws `NoRedisError`.
  */
-export async function findRedis(places: Places): Promise<RedisProgram> {
+export async function findRedis(places: Places, signal?: AbortSignal): Promise<RedisProgram> {
   const installed = await findProgram(places, 'redis-server', 'valkey-server')
   if (installed !== null && (await runs({ command: installed, env: {} }))) {
     return { command: installed, env: {}, origin: installed }
   }
-  return unpackedRedis(places)
+  return unpackedRedis(places, signal)
 }
 
-async function unpackedRedis(places: Places): Promise<RedisProgram> {
+async function unpackedRedis(places: Places, signal?: AbortSignal): Promise<RedisProgram> {
   const aptGet = await findProgram(places, 'apt-get')
   const dpkg = await findProgram(places, 'dpkg')
   if (aptGet === null || dpkg === null) throw noRedis('this is not a Debian or Ubuntu')
@@ -68,7 +68,7 @@ async function unpackedRedis(places: Places): Promise<RedisProgram> {
   await rm(folder, { recursive: true, force: true })
   const building = `${folder}.${process.pid}.${randomBytes(4).toString('hex')}`
   try {
-    await build(building)
+    await build({ folder: building, signal })
     // Two processes may come here at once; whoever is second takes what the first has made.
     await rename(building, folder).catch(() => undefined)
   } finally {
@@ -108,8 +108,13 @@ async function libraryFolders(folder: string): Promise<string[]> {
   return [...new Set(libraries.map((name) => join(folder, dirname(name))))]
 }
 
+interface Building {
+  folder: string
+  signal?: AbortSignal | undefined
+}
+
 /** Fetches the packages and the libraries that the machine lacks, and unpacks them into the folder. */
-async function build(folder: string): Promise<void> {
+async function build({ folder, signal }: Building): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o755 })
   const apt = join(folder, '.apt')
   const own = await privateLists(apt)
@@ -117,11 +122,14 @@ async function build(folder: string): Promise<void> {
   // First the machine's own package lists; where they are missing or too old, fresh private ones.
   for (const options of [[], own]) {
     if (options === own) {
-      const update = await run('apt-get', [...own, 'update'], { timeoutMs: downloadTimeoutMs })
+      const update = await run('apt-get', [...own, '-q', 'update'], {
+        timeoutMs: downloadTimeoutMs,
+        signal,
+      })
       if (update.code !== 0) problem = lastLine(update.stderr) || problem
     }
     for (const set of packageSets) {
-      const failed = await unpack(set, folder, options)
+      const failed = await unpack(set, { folder, signal }, options)
       if (failed === null) return rm(apt, { recursive: true, force: true })
       problem ||= failed
     }
@@ -143,13 +151,14 @@ async function privateLists(folder: string): Promise<string[]> {
 /** Unpacks the set and, round by round, the libraries it lacks; null on success, else the problem. */
 async function unpack(
   set: PackageSet,
-  folder: string,
+  building: Building,
   options: readonly string[],
 ): Promise<string | null> {
+  const { folder } = building
   const known = new Set<string>(set.packages)
   let wanted: string[] = [...set.packages]
   for (let round = 0; round < 4; round++) {
-    const failed = await fetchAndUnpack(wanted, folder, options)
+    const failed = await fetchAndUnpack(wanted, building, options)
     if (failed !== null) return failed
     const missing = await missingLibraries(join(folder, set.program), folder)
     if (missing.length === 0) return null
@@ -162,7 +171,7 @@ async function unpack(
 
 async function fetchAndUnpack(
   packages: readonly string[],
-  folder: string,
+  { folder, signal }: Building,
   options: readonly string[],
 ): Promise<string | null> {
   const archives = join(folder, '.apt', 'archives')
@@ -170,6 +179,7 @@ async function fetchAndUnpack(
   const fetched = await run('apt-get', [...options, '-q', 'download', ...packages], {
     timeoutMs: downloadTimeoutMs,
     cwd: archives,
+    signal,
   })
   if (fetched.code !== 0) return lastLine(fetched.stderr)
   for (const name of await readdir(archives)) {
@@ -227,6 +237,8 @@ export interface RedisOptions {
   /** Further settings, as on redis-server's command line. */
   args?: readonly string[]
   program?: RedisProgram
+  /** Ends a download. */
+  signal?: AbortSignal
 }
 
 /**
@@ -235,7 +247,7 @@ export interface RedisOptions {
  */
 export async function startRedis(options: RedisOptions): Promise<EmbeddedRedis> {
   const { places, dir, args = [] } = options
-  const program = options.program ?? (await findRedis(places))
+  const program = options.program ?? (await findRedis(places, options.signal))
   await mkdir(dir, { recursive: true, mode: 0o755 })
   await endLeftRedis(dir)
   const attempts = options.port === undefined ? 3 : 1

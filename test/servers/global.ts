@@ -39,6 +39,7 @@ interface Served {
 const redisImage = 'redis:7-alpine'
 const postgresImage = 'postgres:18-alpine'
 const folderPrefix = 'sluice-test-'
+const templateWithinMs = 60_000
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   await endLeftServers()
@@ -56,7 +57,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
       serveRedis(folder, places, images),
       servePostgres(folder, places, images),
     )
-    const template = await makeTemplate(database.url)
+    const template = await within(templateWithinMs, makeTemplate(database.url))
     console.log(`servers: Redis ${redis.from}, Postgres ${database.from}`)
     project.provide('servers', { redisUrl: redis.url, databaseUrl: database.url, template, folder })
     return async () => {
@@ -182,6 +183,17 @@ async function makeTemplate(databaseUrl: string): Promise<string> {
   url.pathname = `/${name}`
   await migrate({ databaseUrl: url.href, schema: 'bsky' })
   return name
+}
+
+/** Throws when the work takes longer; what it waits for ends with the servers. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>()
+  const timer = setTimeout(() => late.reject(new Error(`no template after ${ms} ms`)), ms)
+  try {
+    return await Promise.race([work, late.promise])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 /** The template and every clone that a test did not drop. */

@@ -1,0 +1,102 @@
+/** What the pipeline has done and has before it, measured where it is kept: in Redis and Postgres. */
+import type { Redis } from 'ioredis'
+import type { Sql } from 'postgres'
+import { deadLetterStream, ledgerKey, namedGroups, streams } from '../shared/streams/names.ts'
+import { grouped } from './plain.ts'
+
+export interface Status {
+  /** Entries that the indexer is done with, ever. */
+  indexed: number
+  /** Entries not yet acknowledged by the slowest group of their stream. */
+  lag: number
+  /** Repos that wait for the backfiller. */
+  requests: number
+  deadLetters: number
+  /** Rows by table, as the statistics know them. */
+  rows: Readonly<Record<string, number>>
+}
+
+const eventStreams = [streams.live, streams.backfill, streams.labels] as const
+const shownTables = ['record', 'post', 'like', 'repost', 'follow', 'profile'] as const
+
+/** Measures now. Costs the same however much there is: no table is counted. */
+export async function measure(redis: Redis, sql: Sql, schema: string): Promise<Status> {
+  const [indexed, lags, requests, deadLetters, rows] = await Promise.all([
+    countIndexed(redis),
+    Promise.all(eventStreams.map((stream) => waiting(redis, stream))),
+    waiting(redis, streams.requests),
+    countDeadLetters(redis),
+    countRows(sql, schema),
+  ])
+  return { indexed, lag: sum(lags), requests, deadLetters, rows }
+}
+
+/** The ledgers: each entry counts once there, whatever crashed. */
+async function countIndexed(redis: Redis): Promise<number> {
+  const keys = eventStreams.flatMap((stream) =>
+    namedGroups(new Map(), stream).map((group) => ledgerKey(stream, group)),
+  )
+  const ledgers = await Promise.all(keys.map((key) => redis.hgetall(key)))
+  return sum(
+    ledgers.flatMap((ledger) =>
+      Object.entries(ledger)
+        .filter(([outcome]) => outcome !== 'base')
+        .map(([, count]) => Number(count) || 0),
+    ),
+  )
+}
+
+/** Entries of the stream that its slowest group has not acknowledged. */
+async function waiting(redis: Redis, stream: string): Promise<number> {
+  const groups = await groupsOf(redis, stream)
+  if (groups.length === 0) return redis.xlen(stream)
+  const behind = groups.map((group) => Number(group['lag'] ?? 0) + Number(group['pending'] ?? 0))
+  return Math.max(...behind)
+}
+
+async function groupsOf(redis: Redis, stream: string): Promise<Record<string, unknown>[]> {
+  if ((await redis.exists(stream)) === 0) return []
+  const reply = (await redis.xinfo('GROUPS', stream)) as unknown[][]
+  return reply.map((group) => {
+    const pairs: [string, unknown][] = []
+    for (let at = 0; at + 1 < group.length; at += 2) pairs.push([String(group[at]), group[at + 1]])
+    return Object.fromEntries(pairs)
+  })
+}
+
+async function countDeadLetters(redis: Redis): Promise<number> {
+  const names = Object.values(streams).map(deadLetterStream)
+  return sum(await Promise.all(names.map((name) => redis.xlen(name))))
+}
+
+async function countRows(sql: Sql, schema: string): Promise<Record<string, number>> {
+  // The statistics are empty after a crash, the planner's estimate before the first analyze.
+  const found = await sql<{ name: string; rows: number }[]>`
+    select t.relname as name, greatest(t.n_live_tup, c.reltuples)::float8 as rows
+    from pg_stat_user_tables t join pg_class c on c.oid = t.relid
+    where t.schemaname = ${schema} and t.relname in ${sql([...shownTables])}`
+  const rows = new Map(found.map(({ name, rows }) => [name, Math.max(0, rows)]))
+  return Object.fromEntries(shownTables.map((name) => [name, rows.get(name) ?? 0]))
+}
+
+/** One line; `events/s` since the earlier measurement, `seconds` ago. */
+export function statusLine(now: Status, before: Status, seconds: number): string {
+  const rate = Math.max(0, now.indexed - before.indexed) / seconds
+  const [records, ...others] = Object.entries(now.rows)
+  const kinds = others.map(([name, count]) => `${plural(name)} ${grouped(count)}`)
+  return [
+    `${grouped(rate)} events/s`,
+    `lag ${grouped(now.lag)}`,
+    `rows ${grouped(records?.[1] ?? 0)} (${kinds.join(', ')})`,
+    ...(now.requests > 0 ? [`repos to fetch ${grouped(now.requests)}`] : []),
+    `dead letters ${grouped(now.deadLetters)}`,
+  ].join(' · ')
+}
+
+function plural(table: string): string {
+  return `${table}s`
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0)
+}
