@@ -47,6 +47,9 @@ const lockKey = 7_824_135_906
 const lockTimeoutMs = 2_000
 const lockAttempts = 30
 const lockPauseMs = 1_000
+/** An index on a large table takes hours to build. */
+const turnAttempts = 50_000
+const turnPauseMs = 500
 /** Stands where the checksum would be when the tables were not created by us. */
 const adopted = 'adopted'
 const beside = new URL('./', import.meta.url)
@@ -69,7 +72,7 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
   await warnOfCollation(run)
   const ran: string[] = []
   for (const _ of migrations) {
-    const name = await patiently(run, () => next(run))
+    const name = await turn(run)
     if (name === null) break
     log.info({ migration: name }, 'migrated')
     ran.push(name)
@@ -104,11 +107,28 @@ function statesOf(migrations: readonly Migration[], applied: readonly Applied[])
   return [...known, ...unknown]
 }
 
-/** Runs the first pending migration under the lock; null when there is none. */
-async function next(run: Run): Promise<string | null> {
+/** The outcome of a try while another process has the lock. */
+const busy = Symbol('busy')
+
+/**
+ * Waits for its turn and runs the first pending migration; null when there is none. It waits
+ * outside a transaction: one that waits inside has a snapshot, for which the index build of the
+ * process ahead would wait in turn, and keeps a connection of the pooler.
+ */
+async function turn(run: Run): Promise<string | null> {
+  for (let attempt = 1; attempt <= turnAttempts; attempt += 1) {
+    const ran = await patiently(run, () => next(run))
+    if (ran !== busy) return ran
+    if (attempt === 1) run.log.info('another process migrates this database: waiting for it')
+    await sleep(turnPauseMs)
+  }
+  throw new Error('another process has been migrating this database for hours: look at it first')
+}
+
+async function next(run: Run): Promise<string | null | typeof busy> {
   const { sql, schema, migrations } = run
-  return inTransaction(sql, { schema, statementTimeoutMs: 0 }, async (tx) => {
-    await lock(run, tx)
+  return inTransaction(sql, { schema, statementTimeoutMs: 0, lockTimeoutMs }, async (tx) => {
+    if (!(await lock(tx))) return busy
     const applied = (await readLedger(tx, schema)) ?? (await begin(run, tx))
     const pending = firstPending(run, applied)
     if (pending === null) return null
@@ -118,6 +138,13 @@ async function next(run: Run): Promise<string | null> {
     await tx`insert into sluice_migration (name, checksum) values (${pending.name}, ${checksum})`
     return pending.name
   })
+}
+
+/** One migration at a time in a database: held until the transaction ends, whichever way. */
+async function lock(tx: Transaction): Promise<boolean> {
+  const [row] = await tx<{ free: boolean }[]>`
+    select pg_try_advisory_xact_lock(${lockKey}::bigint) as free`
+  return row?.free === true
 }
 
 async function perform(run: Run, migration: Migration, tx: Transaction): Promise<void> {
@@ -220,17 +247,6 @@ async function buildIndex({ sql, schema, log }: Run, migration: Migration, tx: T
   }
   log.info({ index }, 'building an index')
   await sql.unsafe(migration.sql.replaceAll(':schema', `"${schema}"`))
-}
-
-/** One migration at a time in a database: ends with the transaction, whichever way that ends. */
-async function lock({ log }: Run, tx: Transaction): Promise<void> {
-  const [row] = await tx<{ free: boolean }[]>`
-    select pg_try_advisory_xact_lock(${lockKey}::bigint) as free`
-  if (!row?.free) {
-    log.info('another process migrates this database: waiting for it')
-    await tx`select pg_advisory_xact_lock(${lockKey}::bigint)`
-  }
-  await tx`select set_config('lock_timeout', ${String(lockTimeoutMs)}, true)`
 }
 
 /** Repeats what could not get its locks in time, so that other work passes in between. */
