@@ -1,4 +1,6 @@
 /** What can become of a repo other than its records: one table, each reason with its kind. */
+
+import { IdentityError } from '../shared/identity.ts'
 import { CarError } from '../shared/repo/car.ts'
 import { CommitError } from '../shared/repo/commit.ts'
 
@@ -33,6 +35,7 @@ const table = {
   'identity-invalid': ['poison', 'identity', 'the DID or its document can not be used'],
   'no-signing-key': ['poison', 'identity', 'the DID document has no signing key'],
   'private-host': ['poison', 'fetch', 'the host has a private address, which is not allowed'],
+  'insecure-host': ['poison', 'fetch', 'the host can not be reached by https'],
   'host-refused': ['poison', 'fetch', 'the host refused the request'],
   redirects: ['poison', 'fetch', 'the host redirected too often, or to somewhere we do not go'],
   oversize: ['poison', 'fetch', 'the CAR is larger than BACKFILLER_MAX_CAR_BYTES'],
@@ -100,7 +103,14 @@ const commitReasons = {
   'unsupported-version': 'unsupported-version',
 } as const satisfies Record<CommitError['code'], Reason>
 
-/** The failure that an error of reading a repo stands for, or null for one that is none of ours. */
+const identityReasons = {
+  'not-found': 'identity-not-found',
+  tombstone: 'identity-tombstone',
+  invalid: 'identity-invalid',
+  unavailable: 'identity-unavailable',
+} as const satisfies Record<IdentityError['kind'], Reason>
+
+/** The failure that an error of resolving or reading stands for, or null for one that is none of ours. */
 export function failureOf(error: unknown): Failure | null {
   if (error instanceof Failure) return error
   if (error instanceof CarError) {
@@ -108,6 +118,10 @@ export function failureOf(error: unknown): Failure | null {
   }
   if (error instanceof CommitError) {
     return new Failure(commitReasons[error.code], error.message, { cause: error })
+  }
+  if (error instanceof IdentityError) {
+    const retryAfterMs = error.retryAfterMs ?? 0
+    return new Failure(identityReasons[error.kind], error.message, { cause: error, retryAfterMs })
   }
   return null
 }

@@ -1,10 +1,10 @@
 /** Fetching one repo as a CAR from the host where it lives. */
 import { Agent as HttpAgent, type IncomingMessage, request as requestHttp } from 'node:http'
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https'
-import type { LookupFunction } from 'node:net'
 import { pipeline, type Readable } from 'node:stream'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { errorText } from '../shared/errors.ts'
+import { assertPublicAddress, PrivateHostError, publicLookup } from '../shared/private-hosts.ts'
 import { Failure, statusFailure } from './failures.ts'
 import { type Limits, limitsOf } from './hosts.ts'
 
@@ -13,16 +13,8 @@ export interface FetcherOptions {
   timeoutMs: number
   maxBytes: number
   userAgent: string
-  /** Which hosts may be asked: hosts are named by others. */
-  guard: AddressGuard
-}
-
-/** Keeps us from addresses that others may not send us to. */
-export interface AddressGuard {
-  /** Whether a host name that is itself an address may be asked. */
-  allows: (hostname: string) => boolean
-  /** Resolves names, failing for those that lead to a forbidden address. */
-  lookup?: LookupFunction
+  /** Lets hosts have private addresses, and go without TLS. */
+  allowPrivateHosts: boolean
 }
 
 /** An answer whose body is still to come. */
@@ -54,7 +46,7 @@ const leastProgressBytes = 16 * 1024
 const notCars = /^(text\/|application\/(json|xml|xhtml))/
 
 export function createFetcher(options: FetcherOptions): Fetcher {
-  const { timeoutMs, maxBytes, userAgent, guard } = options
+  const { timeoutMs, maxBytes, userAgent, allowPrivateHosts } = options
   const agents = {
     'http:': new HttpAgent({ keepAlive: true, maxFreeSockets: 64, timeout: timeoutMs }),
     'https:': new HttpsAgent({ keepAlive: true, maxFreeSockets: 64, timeout: timeoutMs }),
@@ -71,7 +63,7 @@ export function createFetcher(options: FetcherOptions): Fetcher {
           'user-agent': userAgent,
         },
         signal,
-        ...(guard.lookup && { lookup: guard.lookup }),
+        ...(allowPrivateHosts ? {} : { lookup: publicLookup }),
       })
       const timer = setTimeout(() => {
         request.destroy(new Failure('timeout', `no answer within ${timeoutMs / 1_000} s`))
@@ -91,7 +83,7 @@ export function createFetcher(options: FetcherOptions): Fetcher {
     async fetchRepo(pds, did, signal, heard) {
       let url = new URL(`/xrpc/com.atproto.sync.getRepo?did=${encodeURIComponent(did)}`, pds)
       for (let redirects = 0; redirects <= maxRedirects; redirects += 1) {
-        if (!guard.allows(url.hostname)) throw new Failure('private-host', url.host)
+        if (!allowPrivateHosts) checkPublic(url)
         const response = await get(url, signal)
         const limits = limitsOf(response.headers)
         heard(limits)
@@ -117,6 +109,16 @@ export function createFetcher(options: FetcherOptions): Fetcher {
     [Symbol.dispose]() {
       for (const agent of Object.values(agents)) agent.destroy()
     },
+  }
+}
+
+/** Hosts are named by others, who may not send us into our own network, nor past TLS. */
+function checkPublic(url: URL): void {
+  if (url.protocol !== 'https:') throw new Failure('insecure-host', url.origin)
+  try {
+    assertPublicAddress(url)
+  } catch (error) {
+    throw connectionFailure(error)
   }
 }
 
@@ -197,8 +199,11 @@ function bodyFailure(error: unknown, total: number): Failure {
   return new Failure('truncated', `after ${total} bytes: ${errorText(error)}`, { cause: error })
 }
 
-function connectionFailure(error: Error): Failure {
+function connectionFailure(error: unknown): Failure {
   if (error instanceof Failure) return error
+  if (error instanceof PrivateHostError) {
+    return new Failure('private-host', error.message, { cause: error })
+  }
   return new Failure('unreachable', errorText(error), { cause: error })
 }
 

@@ -11,9 +11,11 @@ export interface Limits {
 
 /** The right to send one request to a host; disposing of it ends it. */
 export interface Turn extends Disposable {
-  /** The host has answered, and said this. */
-  answered: (limits: Limits) => void
-  /** The host itself has failed: no answer, or one that says that it can not. */
+  /** The host has said this of its limits. */
+  heard: (limits: Limits) => void
+  /** The host has done what it should, which may be to say no. */
+  worked: () => void
+  /** The host itself has failed: no answer, a broken one, or one that says that it can not. */
   failed: () => void
 }
 
@@ -101,9 +103,9 @@ export function createHosts(options: HostsOptions = {}): Hosts {
   const begin = (host: Host): Turn => {
     let ended = false
     return {
-      answered: (limits) => {
+      heard: (limits) => learn(host, limits),
+      worked: () => {
         host.failures = 0
-        learn(host, limits)
       },
       failed: () => {
         host.failures += 1
@@ -178,6 +180,8 @@ function numberOf(header: string | string[] | undefined): number | undefined {
 function retryAfterOf(header: string | string[] | undefined, now: number): number | undefined {
   const seconds = numberOf(header)
   if (seconds !== undefined) return Math.min(seconds * 1_000, maxPauseMs)
-  const date = typeof header === 'string' ? Date.parse(header) : Number.NaN
+  // Date.parse also reads much that is no HTTP date.
+  const isDate = typeof header === 'string' && header.endsWith(' GMT')
+  const date = isDate ? Date.parse(header) : Number.NaN
   return Number.isNaN(date) ? undefined : Math.min(Math.max(0, date - now), maxPauseMs)
 }

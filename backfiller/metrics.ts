@@ -43,11 +43,7 @@ export function createMetrics(registry: Registry) {
     refusedRecords: counterBy('records_refused_total', 'Records left out, by reason.', 'reason'),
     ignoredBlocks: counter('car_blocks_ignored_total', 'Blocks of CARs that no tree refers to.'),
     carBytes: counter('car_bytes_total', 'Bytes of CARs received.'),
-    limitedTotal: counter('rate_limited_total', 'Answers of hosts that asked for a pause (429).'),
-    proveSeconds: new Counter({
-      name: 'backfiller_prove_seconds_total',
-      help: 'Seconds spent on proving repos, without the waiting for hosts.',
-      registers,
-    }),
+    rateLimited: counter('rate_limited_total', 'Answers of hosts that asked for a pause (429).'),
+    proveSeconds: counter('prove_seconds_total', 'Seconds spent on walking and proving trees.'),
   }
 }

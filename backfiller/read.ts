@@ -1,15 +1,20 @@
 /** From a stream of CAR bytes to blocks whose hashes are proved, and a commit whose signature is. */
-import { readCar } from '../shared/repo/car.ts'
+import { CarError, readCar } from '../shared/repo/car.ts'
 import type { Cid } from '../shared/repo/cid.ts'
 import { KeyError, parseDidKey, verifySignature } from '../shared/repo/signature.ts'
 import { Blocks } from './blocks.ts'
+import { Failure } from './failures.ts'
 import type { OpenedRepo } from './walk.ts'
 
-/** Reads a CAR to its end. Throws CarError, and what the source throws. */
+/** Reads a CAR to its end. Throws CarError, Failure, and what the source throws. */
 export async function readBlocks(
   body: AsyncIterable<Uint8Array>,
 ): Promise<{ roots: Cid[]; blocks: Blocks }> {
-  const { roots, blocks: found } = await readCar(body)
+  const { roots, blocks: found } = await readCar(body).catch((cause: unknown) => {
+    // A header that is too large is no large block: it is no header.
+    const isLarge = cause instanceof CarError && cause.code === 'block-too-large'
+    throw isLarge ? new Failure('malformed-car', cause.message, { cause }) : cause
+  })
   const blocks = new Blocks()
   for await (const { cid, bytes } of found) blocks.add(cid, bytes)
   return { roots, blocks }

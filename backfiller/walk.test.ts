@@ -5,15 +5,15 @@ import { encodeCbor, fromLexJson } from '../shared/repo/cbor.ts'
 import { cidOf } from '../shared/repo/cid.ts'
 import { parseVerificationKey } from '../shared/repo/signature.ts'
 import { scopeOf } from '../shared/scope.ts'
-import { failureOf } from './failures.ts'
-import { isSignedBy, readBlocks } from './read.ts'
 import {
   carOf,
   completeRepos,
   documentOf,
   type RecordedRepo,
   recordedRepos,
-} from './repos.fixture.ts'
+} from '../test/recorded-repos.ts'
+import { failureOf } from './failures.ts'
+import { isSignedBy, readBlocks } from './read.ts'
 import { openRepo, proveTree, type RepoRecord, recordsOf } from './walk.ts'
 
 async function* inChunks(bytes: Uint8Array, size = 10_000) {
@@ -50,7 +50,7 @@ function countsOf(records: readonly RepoRecord[]): Record<string, number> {
   return counts
 }
 
-const anotherKey = 'did:key:zQ3shWP2WwhePwc8uRWNEjM82dK8gRsDzDC6XDm7fxvprv4sz'
+const anotherKey = 'did:key:zDnaembgSGUhZULN2Caob4HLJPaxBh92N7rtH21TErzqf8HQo'
 const little = completeRepos.find(({ car }) => car.includes('repostream-little')) as RecordedRepo
 
 describe.each(completeRepos)('the recorded repo $car', (recorded) => {

@@ -1,5 +1,5 @@
-/** For tests: the recorded repos, each with the account it belongs to. */
-import { sharedBytes, sharedJson, sharedJsonLines } from '../test/data.ts'
+/** The recorded repos, each with the account it belongs to. */
+import { sharedBytes, sharedJson, sharedJsonLines } from './data.ts'
 
 export interface RecordedRepo {
   /** As `cars/…/repo.car`. */
@@ -42,7 +42,7 @@ export function documentOf({ did, car }: RecordedRepo, pds = 'http://pds.test') 
     '@context': ['https://www.w3.org/ns/did/v1'],
     id: did,
     alsoKnownAs: [`at://${did.slice(-8)}.test`],
-    verificationMethod: [{ ...methodOf(did, car), id: `${did}#atproto`, controller: did }],
+    verificationMethod: [{ ...methodOf(did, car), id: '#atproto', controller: did }],
     service: [{ id: '#atproto_pds', type: 'AtprotoPersonalDataServer', serviceEndpoint: pds }],
   }
 }

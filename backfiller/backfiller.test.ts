@@ -1,0 +1,413 @@
+/** Whole repos from a PDS to the stream, and what becomes of those that can't be had. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import { expect, test, vi } from 'vitest'
+import type { PutEvent, RepoEvent } from '../shared/events.ts'
+import { parseCar, writeCar } from '../shared/repo/car.ts'
+import { encodeCbor, fromLexJson } from '../shared/repo/cbor.ts'
+import { cidOf } from '../shared/repo/cid.ts'
+import type { FaultKind } from '../simulator/faults.ts'
+import { startRoom } from '../test/backfiller-room.ts'
+import { sharedJson } from '../test/data.ts'
+import { env as testEnv } from '../test/env.ts'
+import {
+  carOf,
+  completeRepos,
+  documentOf,
+  type RecordedRepo,
+  recordedRepos,
+} from '../test/recorded-repos.ts'
+
+const getRepo = 'com.atproto.sync.getRepo'
+const named = (part: string) => recordedRepos.find(({ car }) => car.includes(part)) as RecordedRepo
+const tiny = named('repostream-tiny')
+const little = named('repostream-little')
+const large = named('shrike-calabro')
+
+function countsOf(events: readonly (PutEvent | RepoEvent)[]): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const event of events) {
+    if (event.type === 'repo') continue
+    counts[event.collection] = (counts[event.collection] ?? 0) + 1
+  }
+  return counts
+}
+
+test('every complete recorded repo becomes its records and one word that it is complete', async () => {
+  await using room = await startRoom()
+  for (const repo of completeRepos) await room.serve(repo)
+  const backfiller = await room.start()
+  for (const { did } of completeRepos) await room.ask(did)
+  await room.done()
+  const events = await room.events()
+  for (const { did, rev, records, collections } of completeRepos) {
+    const mine = events.filter((event) => event.did === did)
+    expect(countsOf(mine)).toEqual(collections)
+    expect(mine.at(-1)).toMatchObject({ type: 'repo', rev, complete: true, records, scope: ['*'] })
+    expect(new Set(mine.map(({ time, commit, seq }) => `${time} ${commit} ${seq}`)).size).toBe(1)
+  }
+  for (const event of events) {
+    if (event.type === 'repo') continue
+    expect(cidOf(encodeCbor(fromLexJson(event.record as never)))).toBe(event.cid)
+  }
+  expect(await room.ledger()).toMatchObject({ applied: String(completeRepos.length) })
+  expect(await backfiller.metric('backfiller_repos_processed_total')).toBe(completeRepos.length)
+  expect(await backfiller.metric('backfiller_records_extracted_total')).toBe(
+    completeRepos.reduce((sum, { records }) => sum + records, 0),
+  )
+  expect(await room.deadLetters()).toEqual([])
+  expect(await room.redis.exists('repo_backfill:attempts')).toBe(0)
+})
+
+test('only collections in scope are handed over, and the count and the scope say so', async () => {
+  await using room = await startRoom()
+  await room.serve(little)
+  const scope = 'app.bsky.feed.like,app.bsky.graph.*'
+  const backfiller = await room.start({ BACKFILLER_COLLECTIONS: scope })
+  await room.ask(little.did)
+  await room.done()
+  const events = await room.events()
+  const names = Object.keys(countsOf(events))
+  expect(names.every((name) => /^app\.bsky\.(feed\.like|graph\.\w+)$/.test(name))).toBe(true)
+  expect(events.at(-1)).toMatchObject({
+    complete: true,
+    records: events.length - 1,
+    scope: scope.split(','),
+  })
+  expect(await backfiller.metric('backfiller_records_filtered_total')).toBe(
+    little.records - events.length + 1,
+  )
+})
+
+/** Each way to be unusable: what is served, and the reason it is set aside with. */
+const unusable: [reason: string, repo: RecordedRepo, car: () => Uint8Array][] = [
+  ...recordedRepos
+    .filter(({ version }) => version === 2)
+    .map((repo): (typeof unusable)[number] => ['unsupported-version', repo, () => carOf(repo)]),
+  ['missing-block', little, () => without(carOf(little), 7)],
+  ['block-hash', little, () => flipped(carOf(little), 100_000)],
+  ['wrong-did', little, () => carOf(tiny)],
+  ['truncated', little, () => carOf(little).subarray(0, 200_000)],
+  ['malformed-car', little, () => encodeCbor({ error: 'no car' })],
+  ['mst', little, () => swappedTree()],
+]
+
+test.concurrent.each(unusable)('a CAR is set aside as %s', async (reason, repo, car) => {
+  await using room = await startRoom()
+  await room.serve(repo, car())
+  const backfiller = await room.start({ BACKFILLER_SKIP_SIGNATURE_VERIFICATION: 'true' })
+  const entry = await room.ask(repo.did)
+  await room.done()
+  const [letter, ...more] = await room.deadLetters()
+  expect(more).toEqual([])
+  expect(letter).toMatchObject({
+    repo: expect.stringContaining(repo.did),
+    reason,
+    attempts: reason === 'truncated' ? '4' : '1',
+    entry,
+    host: room.network.pds[0].host,
+    error: expect.stringMatching(/^(the|a) .{10,}/),
+    first_failed_at: expect.stringMatching(/^2.*Z$/),
+    failed_at: expect.stringMatching(/^2.*Z$/),
+  })
+  expect(await room.events()).toEqual([])
+  expect(await backfiller.metric('backfiller_repos_dead_lettered_total')).toBe(1)
+  expect(await room.redis.exists('repo_backfill:attempts')).toBe(0)
+})
+
+test.concurrent('a commit that another key signed is set aside as signature, after one look for a newer key', async () => {
+  await using room = await startRoom()
+  await room.serve(little)
+  room.network.plc.serve({ ...documentOf(tiny), id: little.did }, { pds: room.network.pds[0].url })
+  const backfiller = await room.start()
+  await room.ask(little.did)
+  await room.done()
+  expect(await room.deadLetters()).toMatchObject([{ reason: 'signature', attempts: '1' }])
+  expect(await backfiller.metric('backfiller_verification_errors_total')).toBe(1)
+  expect(await room.events()).toEqual([])
+})
+
+test.concurrent('a key that has changed since the document was cached is found by one refresh', async () => {
+  await using room = await startRoom()
+  const pds = room.network.pds[0]
+  await room.serve(little)
+  room.network.plc.serve({ ...documentOf(tiny), id: little.did }, { pds: pds.url })
+  await room.start()
+  await room.ask(little.did)
+  await room.done()
+  await room.serve(little)
+  await room.ask(little.did)
+  await room.done()
+  expect(await room.deadLetters()).toHaveLength(1)
+  expect((await room.events()).at(-1)).toMatchObject({ complete: true, records: little.records })
+})
+
+test.concurrent.each([
+  ['takendown', 'RepoTakendown'],
+  ['suspended', 'RepoSuspended'],
+  ['deactivated', 'RepoDeactivated'],
+  ['deleted', 'RepoNotFound'],
+] as const)('a repo that its host calls %s has ended, and is no failure', async (status, state) => {
+  await using room = await startRoom()
+  await room.serve(tiny)
+  room.network.pds[0].setStatus(tiny.did, { active: false, status })
+  const backfiller = await room.start()
+  await room.ask(tiny.did)
+  await room.done()
+  expect(await room.ledger()).toMatchObject({ [`refused:${state}`]: '1' })
+  expect(await room.deadLetters()).toEqual([])
+  expect(await backfiller.metric('backfiller_repos_ended_total', { state })).toBe(1)
+  expect(await backfiller.metric('backfiller_repos_failed_total')).toBe(0)
+})
+
+test.concurrent('accounts that nobody knows, or whose DID was given up, have ended', async () => {
+  await using room = await startRoom()
+  room.network.plc.serveLog(sharedJson('identity/plc-audit-logs/log_tombstone.json'))
+  await room.start()
+  await room.ask('did:plc:aaaaaaaaaaaaaaaaaaaaaaaa')
+  await room.ask('did:plc:6adr3q2labdllanslzhqkqd3')
+  await room.done()
+  expect(await room.ledger()).toMatchObject({
+    'refused:identity-not-found': '1',
+    'refused:identity-tombstone': '1',
+  })
+})
+
+/** Faults that pass, with the reason that a request which meets them for ever is set aside with. */
+const passing: [reason: string, fault: FaultKind][] = [
+  ['rate-limited', { kind: 'status', status: 429, headers: { 'retry-after': '1' } }],
+  ['host-error', { kind: 'status', status: 503 }],
+  ['host-error', { kind: 'status', status: 502, error: 'UpstreamFailure' }],
+  ['truncated', { kind: 'truncate', atByte: 1_000 }],
+  ['timeout', { kind: 'hang' }],
+]
+
+test.concurrent.each(passing)(
+  '%s passes: the repo is tried again until it is done',
+  async (reason, fault) => {
+    await using room = await startRoom()
+    await room.serve(tiny)
+    const fired = room.network.pds[0].fault({ did: tiny.did, method: getRepo }, fault, 2)
+    const backfiller = await room.start({ BACKFILLER_HTTP_TIMEOUT_SECS: '1' })
+    const started = Date.now()
+    await room.ask(tiny.did)
+    await room.done()
+    expect(fired.fired).toBe(2)
+    if (reason === 'rate-limited') expect(Date.now() - started).toBeGreaterThan(2_000)
+    expect((await room.events()).at(-1)).toMatchObject({ complete: true, records: tiny.records })
+    expect(await backfiller.metric('backfiller_retries_attempted_total')).toBe(2)
+    expect(await backfiller.metric('backfiller_car_fetch_errors_total')).toBe(2)
+    expect(await backfiller.metric('backfiller_failures_total', { reason })).toBe(2)
+    expect(await room.redis.exists('repo_backfill:attempts')).toBe(0)
+  },
+)
+
+test.concurrent('what fails for ever is set aside after the last try', async () => {
+  await using room = await startRoom()
+  await room.serve(tiny)
+  room.network.pds[0].fault({ did: tiny.did }, { kind: 'status', status: 500 })
+  await room.start({ BACKFILLER_MAX_RETRIES: '2' })
+  await room.ask(tiny.did)
+  await room.done()
+  const [letter] = await room.deadLetters()
+  expect(letter).toMatchObject({ reason: 'host-error', attempts: '3' })
+  expect(letter?.['error']).toContain('HTTP 500')
+})
+
+test.concurrent('a restart goes on counting the tries', async () => {
+  await using room = await startRoom()
+  await room.serve(tiny)
+  const fault = room.network.pds[0].fault({ did: tiny.did }, { kind: 'status', status: 500 })
+  const patient = {
+    BACKFILLER_RETRY_INITIAL_BACKOFF_MS: '600000',
+    BACKFILLER_RETRY_MAX_BACKOFF_MS: '600000',
+  }
+  const first = await room.start(patient)
+  await room.ask(tiny.did)
+  const attempts = () => room.redis.hget('repo_backfill:attempts', tiny.did)
+  await until(async () => expect(await attempts()).toMatch(/"attempts":1,/))
+  await first.stop()
+  // The wait would last for minutes: it is over now, as far as the next process can see.
+  const kept = JSON.parse((await attempts()) ?? '')
+  await room.redis.hset(
+    'repo_backfill:attempts',
+    tiny.did,
+    JSON.stringify({ ...kept, attempts: 3, retry_at: new Date().toISOString() }),
+  )
+  await room.start()
+  await room.done()
+  expect(fault.fired).toBe(2)
+  const [letter] = await room.deadLetters()
+  expect(letter).toMatchObject({ attempts: '4', first_failed_at: kept.first_failed_at })
+})
+
+test.concurrent('a page of HTML is not a CAR, whatever its status says', async () => {
+  await using room = await startRoom()
+  await using portal = await serveHtml()
+  room.network.plc.serve(documentOf(tiny), { pds: portal.url })
+  await room.start()
+  await room.ask(tiny.did)
+  await room.done()
+  expect(await room.deadLetters()).toMatchObject([{ reason: 'not-a-car', attempts: '4' }])
+})
+
+test.concurrent('a host with a private address is not asked unless that is allowed', async () => {
+  await using room = await startRoom()
+  await room.serve(tiny)
+  const url = room.network.pds[0].url.replace('http:', 'https:')
+  room.network.plc.serve(documentOf(tiny), { pds: url })
+  await room.start({ ALLOW_PRIVATE_HOSTS: 'false' })
+  await room.ask(tiny.did)
+  await room.done()
+  expect(await room.deadLetters()).toMatchObject([{ reason: 'private-host', attempts: '1' }])
+  expect(room.network.pds[0].requests.get(`/xrpc/${getRepo}`)).toBeUndefined()
+})
+
+test.concurrent('a repo larger than the limit is set aside', async () => {
+  await using room = await startRoom()
+  await room.serve(little)
+  await room.start({ BACKFILLER_MAX_CAR_BYTES: '100000' })
+  await room.ask(little.did)
+  await room.done()
+  expect(await room.deadLetters()).toMatchObject([{ reason: 'oversize', attempts: '1' }])
+})
+
+test.concurrent('a request is not tried before its time', async () => {
+  await using room = await startRoom()
+  await room.serve(tiny)
+  const due = Date.now() + 1_500
+  await room.start()
+  await room.ask(tiny.did, { notBefore: new Date(due).toISOString() })
+  await room.done()
+  expect(Date.now()).toBeGreaterThanOrEqual(due)
+  expect((await room.events()).at(-1)).toMatchObject({ complete: true })
+})
+
+test.concurrent('a request that waits holds no slot', async () => {
+  await using room = await startRoom()
+  await room.serve(tiny)
+  await room.serve(little)
+  await room.start({ BACKFILLER_CONCURRENCY: '1' })
+  await room.ask(tiny.did, { notBefore: new Date(Date.now() + 600_000).toISOString() })
+  await room.ask(little.did)
+  await until(async () => expect(await room.events()).toHaveLength(little.records + 1))
+  expect(await room.redis.xlen('repo_backfill')).toBe(1)
+})
+
+test.concurrent('a full output stream makes it wait, and a kill in the middle repeats the repo without loss', async () => {
+  await using room = await startRoom()
+  await room.serve(large)
+  const mark = 1_000
+  const killed = spawnBackfiller({
+    ...room.env,
+    BACKFILLER_BATCH_SIZE: '100',
+    BACKFILLER_FIREHOSE_STREAM_HIGH_WATER_MARK: String(mark),
+  })
+  await room.ask(large.did)
+  await until(async () =>
+    expect(await room.redis.xlen('firehose_backfill')).toBeGreaterThanOrEqual(mark),
+  )
+  expect(await room.redis.xlen('firehose_backfill')).toBeLessThanOrEqual(mark + 100)
+  await killed.kill()
+  const before = await room.events()
+  expect(before.some(({ type }) => type === 'repo')).toBe(false)
+  await room.start()
+  await room.done()
+  const events = await room.events()
+  const again = events.slice(before.length)
+  expect(countsOf(again)).toEqual(large.collections)
+  expect(again.at(-1)).toMatchObject({ complete: true, records: large.records })
+  expect(await room.ledger()).toMatchObject({ applied: '1' })
+})
+
+test.concurrent('a stop gives the repo back at once, and the next start does it', async () => {
+  await using room = await startRoom()
+  await room.serve(little)
+  const fault = room.network.pds[0].fault(
+    { did: little.did },
+    { kind: 'slow', bytesPerSecond: 1_000 },
+  )
+  const first = await room.start()
+  await room.ask(little.did)
+  await until(() => expect(fault.fired).toBe(1))
+  const started = Date.now()
+  await first.stop()
+  expect(Date.now() - started).toBeLessThan(4_000)
+  expect(await room.redis.xlen('repo_backfill')).toBe(1)
+  fault.clear()
+  await room.start()
+  await room.done()
+  expect((await room.events()).at(-1)).toMatchObject({ complete: true, records: little.records })
+})
+
+const until = (holds: () => void | Promise<void>) =>
+  vi.waitFor(holds, { timeout: 20_000, interval: 20 })
+
+/** The service as an operator runs it: a process of its own. */
+function spawnBackfiller(env: Record<string, string>): { kill: () => Promise<void> } {
+  const main = fileURLToPath(new URL('main.ts', import.meta.url))
+  const child = spawn(process.execPath, [main], {
+    env: { PATH: testEnv['PATH'], BACKFILLER_METRICS_PORT: '0', LOG_LEVEL: 'warn', ...env },
+    stdio: 'inherit',
+  })
+  const exited = once(child, 'exit')
+  return {
+    async kill() {
+      child.kill('SIGKILL')
+      await exited
+    },
+  }
+}
+
+async function serveHtml(): Promise<{ url: string } & AsyncDisposable> {
+  const server = createServer((_, response) => {
+    response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' })
+    response.end('<!doctype html><title>Just a moment</title>')
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  return {
+    url: `http://127.0.0.1:${port}`,
+    async [Symbol.asyncDispose]() {
+      server.close()
+      server.closeAllConnections()
+      await once(server, 'close')
+    },
+  }
+}
+
+/** A CAR without its block number `index`. */
+function without(car: Uint8Array, index: number): Uint8Array {
+  const { roots, blocks } = parseCar(car)
+  return writeCar(
+    roots,
+    [...blocks].toSpliced(index, 1).map(([cid, bytes]) => ({ cid, bytes })),
+  )
+}
+
+function flipped(car: Uint8Array, at: number): Uint8Array {
+  const broken = Uint8Array.from(car)
+  broken[at] = (broken[at] ?? 0) ^ 4
+  return broken
+}
+
+/** A commit whose tree is a record. Its signature is wrong too, so it is tried without. */
+function swappedTree(): Uint8Array {
+  const record = encodeCbor({ $type: 'app.bsky.feed.like' })
+  const forged = encodeCbor({
+    did: little.did,
+    rev: String(little.rev),
+    version: 3,
+    prev: null,
+    data: fromLexJson({ $link: cidOf(record) }),
+    sig: new Uint8Array(64),
+  })
+  return writeCar(
+    [cidOf(forged)],
+    [forged, record].map((bytes) => ({ cid: cidOf(bytes), bytes })),
+  )
+}

@@ -1,0 +1,119 @@
+/** Turns at hosts: how many, how close together, and when a host is left alone. */
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { createHosts, limitsOf } from './hosts.ts'
+
+const { signal } = new AbortController()
+
+beforeEach(() => void vi.useFakeTimers({ now: 1_800_000_000_000 }))
+afterEach(() => void vi.useRealTimers())
+
+/** The milliseconds after which each of `count` turns was given, all asked for at once. */
+async function turnsAt(hosts: ReturnType<typeof createHosts>, host: string, count: number) {
+  const start = Date.now()
+  const times: number[] = []
+  for (let asked = 0; asked < count; asked += 1) {
+    void hosts.turn(host, signal).then((turn) => {
+      times.push(Date.now() - start)
+      turn[Symbol.dispose]()
+    })
+  }
+  await vi.advanceTimersByTimeAsync(3_600_000)
+  return times
+}
+
+test('requests to one host keep their distance, those to another do not wait for them', async () => {
+  const hosts = createHosts({ spacingMs: 100 })
+  const slow = turnsAt(hosts, 'slow', 4)
+  const other = turnsAt(hosts, 'other', 1)
+  expect(await slow).toEqual([0, 100, 200, 300])
+  expect(await other).toEqual([0])
+})
+
+test('no more requests run at a host than its bound', async () => {
+  const hosts = createHosts({ concurrency: 2, spacingMs: 0 })
+  const first = await hosts.turn('host', signal)
+  await hosts.turn('host', signal)
+  let third = false
+  void hosts.turn('host', signal).then(() => {
+    third = true
+  })
+  await vi.advanceTimersByTimeAsync(60_000)
+  expect(third).toBe(false)
+  first[Symbol.dispose]()
+  await vi.advanceTimersByTimeAsync(0)
+  expect(third).toBe(true)
+})
+
+test('what is left of a window is shared out over it, and an empty one is waited for', async () => {
+  const hosts = createHosts({ spacingMs: 10 })
+  using turn = await hosts.turn('host', signal)
+  turn.heard({ remaining: 10, resetAt: Date.now() + 10_000 })
+  const times = await turnsAt(hosts, 'host', 3)
+  expect(times).toEqual([10, 1_010, 2_010])
+  turn.heard({ remaining: 0, resetAt: Date.now() + 5_000 })
+  expect((await turnsAt(hosts, 'host', 1))[0]).toBe(5_000)
+})
+
+test('a host that asks to be left alone is left alone, for an hour at most', async () => {
+  const hosts = createHosts({ spacingMs: 10 })
+  using turn = await hosts.turn('host', signal)
+  turn.heard({ retryAfterMs: 7_000 })
+  expect(await turnsAt(hosts, 'host', 1)).toEqual([7_000])
+  turn.heard({ retryAfterMs: 999_999_999 })
+  expect(await turnsAt(hosts, 'host', 1)).toEqual([3_600_000])
+})
+
+test('a host that fails again and again cools off longer each time, until it works', async () => {
+  const hosts = createHosts({ spacingMs: 0, patience: 3, coolingMs: 1_000 })
+  using turn = await hosts.turn('host', signal)
+  const after = async (failures: number) => {
+    for (let failed = 0; failed < failures; failed += 1) turn.failed()
+    return (await turnsAt(hosts, 'host', 1))[0]
+  }
+  expect(await after(2)).toBe(0)
+  expect(await after(1)).toBe(1_000)
+  expect(await after(1)).toBe(2_000)
+  expect(await after(20)).toBe(60_000)
+  turn.worked()
+  expect(await after(2)).toBe(0)
+})
+
+test('who stops waiting gives the place to the next', async () => {
+  const hosts = createHosts({ concurrency: 1, spacingMs: 0 })
+  const first = await hosts.turn('host', signal)
+  const leaving = new AbortController()
+  const left = hosts.turn('host', leaving.signal)
+  const next = hosts.turn('host', signal)
+  leaving.abort(new Error('leaving'))
+  await expect(left).rejects.toThrow('leaving')
+  first[Symbol.dispose]()
+  await expect(next).resolves.toBeDefined()
+})
+
+test('hosts without requests are forgotten beyond a bound', async () => {
+  const hosts = createHosts({ spacingMs: 0 })
+  for (let number = 0; number < 10_100; number += 1) {
+    const turn = await hosts.turn(`host${number}`, signal)
+    turn[Symbol.dispose]()
+    await vi.advanceTimersByTimeAsync(1)
+  }
+  expect(hosts.size).toBeLessThanOrEqual(10_000)
+})
+
+test.each([
+  [{ 'retry-after': '3' }, { retryAfterMs: 3_000 }],
+  [{ 'retry-after': new Date(1_800_000_009_000).toUTCString() }, { retryAfterMs: 9_000 }],
+  [{ 'retry-after': 'soon' }, {}],
+  [{ 'retry-after': '-5' }, {}],
+  [
+    { 'ratelimit-remaining': '7', 'ratelimit-reset': '1800000300' },
+    { remaining: 7, resetAt: 1_800_000_300_000 },
+  ],
+  [
+    { 'ratelimit-remaining': '7', 'ratelimit-reset': '60' },
+    { remaining: 7, resetAt: 1_800_000_060_000 },
+  ],
+  [{ 'ratelimit-remaining': 'many', 'ratelimit-reset': '' }, {}],
+])('the headers %o say %o', (headers, limits) => {
+  expect(limitsOf(headers)).toEqual(limits)
+})

@@ -1,0 +1,237 @@
+/** One repo, from its host to the output stream: resolve, fetch, prove, hand over. */
+import { setImmediate as others } from 'node:timers/promises'
+import type { LimitFunction } from 'p-limit'
+import { encodeEvent } from '../shared/events.ts'
+import type { Account, Identity } from '../shared/identity.ts'
+import type { Scope } from '../shared/scope.ts'
+import { type Producer, RewoundError } from '../shared/streams/producer.ts'
+import type { Blocks } from './blocks.ts'
+import { Failure, failureOf, type Reason } from './failures.ts'
+import type { Fetcher } from './fetch.ts'
+import type { Hosts, Turn } from './hosts.ts'
+import type { BackfillerMetrics } from './metrics.ts'
+import { isSignedBy, readBlocks } from './read.ts'
+import { type OpenedRepo, openRepo, proveTree, recordsOf } from './walk.ts'
+
+export interface RepoOptions {
+  identity: Identity
+  hosts: Hosts
+  fetcher: Fetcher
+  producer: Producer
+  /** One slot a repo that is worked on. Whoever waits, for a host or a next try, holds none. */
+  slots: LimitFunction
+  /** The patterns as given; they are part of what is said of a snapshot. */
+  scope: readonly string[]
+  inScope: Scope
+  /** Records appended at once. */
+  batchSize: number
+  skipSignature: boolean
+  metrics: BackfillerMetrics
+}
+
+/** What was handed over. */
+export interface Snapshot {
+  did: string
+  host: string
+  rev: string
+  records: number
+  /** Records in scope that have no form on the stream, by reason. */
+  refused: Record<string, number>
+}
+
+interface Proved extends OpenedRepo {
+  host: string
+  blocks: Blocks
+}
+
+/** The hosts that were asked, for the report of a failure. */
+export interface Trace {
+  host: string
+}
+
+/** An append is at most this much JSON, whatever the number of records, except for a single one. */
+const maxBatchBytes = 4 * 1024 * 1024
+/** How often a repo is handed over again because Redis has gone back. */
+const maxRewinds = 10
+/** Records looked at between two chances for others to run. */
+const stepsAtOnce = 1_000
+
+/** What may come from a DID document that has changed since we read it. */
+const staleReasons: ReadonlySet<Reason> = new Set([
+  'RepoNotFound',
+  'RepoTakendown',
+  'RepoDeactivated',
+  'no-pds',
+  'no-signing-key',
+  'signature',
+])
+
+/**
+ * Fetches the repo of an account, proves it whole, and puts its records and then the word that it is
+ * complete on the output stream. Nothing is put there unless all of it is proved. Throws Failure;
+ * repeating it is harmless.
+ */
+export async function backfill(
+  did: string,
+  options: RepoOptions,
+  signal: AbortSignal,
+  trace: Trace,
+): Promise<Snapshot> {
+  const account = await options.identity.resolve(did, { signal })
+  try {
+    return await fetchAndHandOver(account, options, signal, trace)
+  } catch (error) {
+    const failure = failureOf(error)
+    if (failure === null || !staleReasons.has(failure.reason)) throw error
+    const fresh = await options.identity.resolve(did, { refresh: true, signal })
+    if (fresh.pds === account.pds && fresh.signingKey === account.signingKey) throw error
+    return fetchAndHandOver(fresh, options, signal, trace)
+  }
+}
+
+async function fetchAndHandOver(
+  account: Account,
+  options: RepoOptions,
+  signal: AbortSignal,
+  trace: Trace,
+): Promise<Snapshot> {
+  const { hosts, slots, metrics } = options
+  const { pds } = account
+  if (pds === null) throw new Failure('no-pds')
+  trace.host = new URL(pds).host
+  const turn = await hosts.turn(pds, signal)
+  try {
+    return await slots(async () => {
+      metrics.running.inc()
+      try {
+        signal.throwIfAborted()
+        const proved = await fetchProved(pds, account, options, signal, turn)
+        turn[Symbol.dispose]()
+        return await handOver(proved, options, signal)
+      } finally {
+        metrics.running.dec()
+      }
+    })
+  } finally {
+    turn[Symbol.dispose]()
+  }
+}
+
+async function fetchProved(
+  pds: string,
+  account: Account,
+  options: RepoOptions,
+  signal: AbortSignal,
+  turn: Turn,
+): Promise<Proved> {
+  const { fetcher, metrics, skipSignature } = options
+  const { roots, blocks } = await judging(turn, async () => {
+    const { body } = await fetcher.fetchRepo(pds, account.did, signal, turn.heard)
+    return readBlocks(counted(body, metrics))
+  })
+  const repo = openRepo(account.did, roots, blocks, Date.now())
+  if (!skipSignature) checkSignature(account, repo)
+  const { ignored } = await inSteps(proveTree(repo.commit.data, blocks), metrics, signal)
+  metrics.ignoredBlocks.inc(ignored)
+  return { ...repo, host: new URL(pds).host, blocks }
+}
+
+/** The host is told apart from the repo: only its own failures make it cool off. */
+async function judging<T>(turn: Turn, call: () => Promise<T>): Promise<T> {
+  try {
+    const result = await call()
+    turn.worked()
+    return result
+  } catch (error) {
+    const failure = failureOf(error)
+    if (failure?.kind === 'transient' && failure.reason !== 'rate-limited') turn.failed()
+    else if (failure !== null) turn.worked()
+    throw error
+  }
+}
+
+async function* counted(body: AsyncIterable<Uint8Array>, metrics: BackfillerMetrics) {
+  for await (const chunk of body) {
+    metrics.carBytes.inc(chunk.length)
+    yield chunk
+  }
+}
+
+function checkSignature({ signingKey }: Account, repo: OpenedRepo): void {
+  if (signingKey === null) throw new Failure('no-signing-key')
+  if (!isSignedBy(signingKey, repo)) throw new Failure('signature', `of ${repo.cid}`)
+}
+
+/** Runs it to its end, letting others run between its steps. */
+async function inSteps<T>(
+  steps: Generator<void, T>,
+  metrics: BackfillerMetrics,
+  signal: AbortSignal,
+): Promise<T> {
+  for (;;) {
+    const started = performance.now()
+    const step = steps.next()
+    metrics.proveSeconds.inc((performance.now() - started) / 1_000)
+    if (step.done) return step.value
+    await others()
+    signal.throwIfAborted()
+  }
+}
+
+async function handOver(
+  proved: Proved,
+  options: RepoOptions,
+  signal: AbortSignal,
+): Promise<Snapshot> {
+  for (let rewinds = 0; ; rewinds += 1) {
+    try {
+      return await appendAll(proved, options, signal)
+    } catch (error) {
+      // What was appended before Redis went back may be gone: all of it is made again.
+      if (!(error instanceof RewoundError) || rewinds === maxRewinds) throw error
+    }
+  }
+}
+
+async function appendAll(
+  { cid, commit, host, blocks }: Proved,
+  options: RepoOptions,
+  signal: AbortSignal,
+): Promise<Snapshot> {
+  const { producer, metrics, scope, inScope, batchSize } = options
+  const { did, rev } = commit
+  const { epoch } = producer
+  const head = { seq: -1, time: new Date().toISOString(), did, commit: cid, rev }
+  const refused: Record<string, number> = {}
+  let entries: string[][] = []
+  let bytes = 0
+  let records = 0
+  let steps = 0
+  const flush = async () => {
+    signal.throwIfAborted()
+    await producer.append({ entries, epoch })
+    entries = []
+    bytes = 0
+  }
+  for (const found of recordsOf(commit.data, blocks, inScope)) {
+    steps += 1
+    if (steps % stepsAtOnce === 0) await others()
+    if ('outOfScope' in found) metrics.filtered.inc()
+    else if ('refused' in found) {
+      refused[found.refused] = (refused[found.refused] ?? 0) + 1
+      metrics.refusedRecords.inc({ reason: found.refused })
+    } else {
+      const entry = encodeEvent({ type: 'create', ...head, ...found })
+      const size = entry[1]?.length ?? 0
+      if (entries.length >= batchSize || (bytes > 0 && bytes + size > maxBatchBytes)) await flush()
+      entries.push(entry)
+      bytes += size
+      records += 1
+      metrics.extracted.inc()
+    }
+  }
+  if (entries.length >= batchSize) await flush()
+  entries.push(encodeEvent({ type: 'repo', ...head, complete: { records, scope } }))
+  await flush()
+  return { did, host, rev, records, refused }
+}
