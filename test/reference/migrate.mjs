@@ -1,8 +1,8 @@
-/** Runs the reference AppView's own migrations into DATABASE_URL's schema bsky (a child process of the catalogue test). */
+/** Runs the AppView's own migrations; prints how many ran: `node migrate.mjs <url> <schema>`. */
 import { Database } from '@atproto/bsky'
 
 const [url, schema] = process.argv.slice(2)
 const database = new Database({ url, schema })
 const results = await database.migrateToLatestOrThrow()
 await database.close()
-console.log(JSON.stringify({ migrations: results.length }))
+console.log(results.length)
