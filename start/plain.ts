@@ -4,10 +4,13 @@ const shownLevels = new Set(['warn', 'error', 'fatal'])
 const hiddenFields = new Set(['level', 'time', 'pid', 'hostname', 'service', 'msg', 'err'])
 const maxFieldLength = 120
 
+// The stack of a crash is in the worker's log file; here its first line is enough.
+const stackLine = /^(\s|$|node:|file:|\}|Node\.js v)/
+
 /** What to show of one line that a worker printed: warnings and worse, and what is no log line. */
 export function plainLine(line: string): string | null {
   const entry = logEntry(line)
-  if (entry === null) return line.trim() === '' ? null : line
+  if (entry === null) return stackLine.test(line) ? null : line
   if (!shownLevels.has(String(entry['level']))) return null
   const fields = Object.entries(entry)
     .filter(([name]) => !hiddenFields.has(name))

@@ -1,5 +1,5 @@
 /** Processes of this machine: run one to its end, keep a server, recognise and end one by its pid. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { open, readFile, stat } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { setTimeout as wait } from 'node:timers/promises'
@@ -153,22 +153,19 @@ export async function startServer(options: ServerOptions): Promise<ServerProcess
   const { name, command, args, cwd, env, logFile, identity, isReady, readyWithinMs } = options
   const log = await open(logFile, 'a', 0o600)
   const logStart = (await log.stat()).size
-  let child: ChildProcess
-  try {
-    child = spawn(command, [...args], {
-      cwd,
-      env,
-      detached: true,
-      stdio: ['ignore', log.fd, log.fd],
-      ...(identity ?? {}),
-    })
-  } finally {
-    await log.close()
-  }
+  const child = spawn(command, [...args], {
+    cwd,
+    env,
+    detached: true,
+    stdio: ['ignore', log.fd, log.fd],
+    ...(identity ?? {}),
+  })
+  // Listened for before anything is awaited: a child may end at once.
   const failure = new Promise<Error>((resolve) => child.once('error', resolve))
   const exited = new Promise<Exit>((resolve) =>
     child.once('exit', (code, signal) => resolve({ code, signal })),
   )
+  await log.close()
   const pid = child.pid
   if (pid === undefined) throw new Error(`can't start ${name}`, { cause: await failure })
 
