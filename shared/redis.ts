@@ -1,9 +1,11 @@
 /** Connections to Redis, and what its failures mean. */
-import type { Redis } from 'ioredis'
+import { readFileSync } from 'node:fs'
+import { Redis, type RedisOptions } from 'ioredis'
 import type { Logger } from 'pino'
+import { backoff, sleep } from './retry.ts'
 
 export interface RedisSettings {
-  /** redis://, rediss://, with user, password and database. */
+  /** redis:// or rediss://, with user, password and database; `?ca=/path` names a CA file. */
   redisUrl: string
   log: Logger
   /** Shown by CLIENT LIST. */
@@ -13,17 +15,106 @@ export interface RedisSettings {
 /** A connection that closes at the end of `await using`. */
 export type Connection = Redis & AsyncDisposable
 
+/** Longer than any script or fork stalls Redis; a peer that vanished without a word is given up then. */
+const silentMs = 20_000
+
 /**
  * A connection that queues nothing while Redis is away and sends nothing twice: a command then fails
- * at once, and its caller decides. It reconnects for ever.
+ * at once, and its caller decides. It reconnects for ever, and logs when Redis goes and comes.
  */
-export function connectRedis(_settings: RedisSettings): Connection {
-  throw new Error('not yet')
+export function connectRedis({ redisUrl, log, name }: RedisSettings): Connection {
+  const url = new URL(redisUrl)
+  const caFile = url.searchParams.get('ca')
+  url.search = ''
+  const options: Settings = { ...settings }
+  if (name !== undefined) options.connectionName = name
+  if (caFile !== null) options.tls = { ca: readFileSync(caFile, 'utf8') }
+  return disposable(new Redis(url.href, options), log)
+}
+
+/** Another connection with the settings of this one. */
+export function connectLike(redis: Redis, log: Logger, name: string): Connection {
+  return disposable(redis.duplicate({ connectionName: name }), log)
+}
+
+// Under exactOptionalPropertyTypes ioredis takes no `undefined` here, which its own type allows.
+type Settings = Omit<RedisOptions, 'replyMapping'>
+
+const settings: Settings = {
+  // Raw calls have other shapes under RESP3.
+  protocol: 2,
+  enableOfflineQueue: false,
+  autoResendUnfulfilledCommands: false,
+  maxRetriesPerRequest: null,
+  retryStrategy: (times) => Math.min(25 * 2 ** times, 1_000),
+  socketTimeout: silentMs,
+  // A demoted master answers READONLY: connect again, to whoever is master now.
+  reconnectOnError: (error) => redisCode(error) === 'READONLY',
+}
+
+function disposable(redis: Redis, log: Logger): Connection {
+  let away = false
+  redis.on('error', (err) => {
+    if (away) return
+    away = true
+    log.warn({ err }, 'redis is away')
+  })
+  redis.on('ready', () => {
+    if (away) log.info('redis is back')
+    away = false
+  })
+  // Nothing is in flight any more when the owner disposes: a QUIT would only wait for a dead server.
+  return Object.assign(redis, { [Symbol.asyncDispose]: async () => redis.disconnect() })
 }
 
 /** What a failed Redis command means: `away` and `full` pass, a `fault` does not. */
 export type RedisFailure = 'away' | 'full' | 'fault'
 
-export function redisFailure(_error: unknown): RedisFailure {
-  throw new Error('not yet')
+const awayCodes = new Set([
+  'LOADING',
+  'BUSY',
+  'READONLY',
+  'MASTERDOWN',
+  'TRYAGAIN',
+  'CLUSTERDOWN',
+  'NOREPLICAS',
+  'UNBLOCKED',
+])
+
+/** Judges an error that a command of ioredis has thrown. */
+export function redisFailure(error: unknown): RedisFailure {
+  const code = redisCode(error)
+  if (code === 'OOM' || code === 'MISCONF') return 'full'
+  if (code !== null) return awayCodes.has(code) ? 'away' : 'fault'
+  // Every other error of a command is the connection's; what is wrong in our call is a TypeError.
+  return error instanceof Error && !(error instanceof TypeError || error instanceof RangeError)
+    ? 'away'
+    : 'fault'
+}
+
+/** The leading word of an error reply, which is its code; null for an error that is no reply. */
+export function redisCode(error: unknown): string | null {
+  if (!(error instanceof Error) || error.name !== 'ReplyError') return null
+  return error.message.split(' ', 1)[0] ?? null
+}
+
+/**
+ * Repeats a call while Redis is away or full, telling `because` each time. Throws its faults; throws
+ * the last failure when the signal aborts.
+ */
+export async function throughOutages<T>(
+  call: () => Promise<T>,
+  signal: AbortSignal,
+  because: (failure: 'away' | 'full') => void = () => {},
+): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await call()
+    } catch (error) {
+      const failure = redisFailure(error)
+      if (failure === 'fault' || signal.aborted) throw error
+      because(failure)
+      await sleep(backoff(attempt, { initialMs: 50, maxMs: 1_000 }), signal)
+    }
+  }
 }

@@ -1,17 +1,15 @@
 /** At-least-once consumption of one stream by one named member of a consumer group. */
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
+import { connectLike, redisCode, redisFailure, throughOutages } from '../redis.ts'
+import { backoff, sleep } from '../retry.ts'
+import { createDesk, type Desk } from './desk.ts'
+import { connectionName, ensureGroup, leaveSeat, takeSeat } from './group.ts'
+import { createIntake, type Read } from './intake.ts'
 import type { StreamMetrics } from './metrics.ts'
-import type { StreamGroups } from './names.ts'
-
-export interface DeadLetter {
-  /** A short phrase from a bounded set: it is a metric label. */
-  reason: string
-  /** What went wrong, for a person. */
-  error: string
-  /** Fields beside the contract's, or instead of them: `attempts`, `host`, `first_failed_at`. */
-  extra?: Record<string, string>
-}
+import { deadLetterStream, namedGroups, type StreamGroups } from './names.ts'
+import { type DeadLetter, keepFresh, type Place } from './settle.ts'
+import { createTrimReport, trimStream } from './trim.ts'
 
 /**
  * What became of an entry. `pending` gives it back: it stays in the group's pending list and is
@@ -71,15 +69,159 @@ export interface Consumer<E> {
   stopWithinMs?: number
 }
 
-/** Another process under the same consumer name is at work. */
-export class DuplicateConsumerError extends Error {
-  override name = 'DuplicateConsumerError'
-}
+const claimEveryMs = 5_000
+const trimEveryMs = 5_000
+const tickMs = 1_000
+const touchPage = 1_000
+/** How soon a barrier is seen to be free when other consumers were in its way. */
+const barrierPollMs = 200
 
 /**
- * Reads and applies until the signal aborts, then finishes what is in hand and returns. Throws
- * `DuplicateConsumerError`, and whatever `apply` throws that is a crash.
+ * Reads and applies until the signal aborts, then finishes what is in hand and returns. Trims the
+ * stream meanwhile. Throws `DuplicateConsumerError`, and whatever `apply` throws that is a crash.
  */
-export async function consume<E>(_consumer: Consumer<E>): Promise<void> {
-  throw new Error('not yet')
+export async function consume<E>(consumer: Consumer<E>): Promise<void> {
+  const { redis, stream, group, name, log, signal, stopWithinMs = 6_000 } = consumer
+  const seat = { stream, group, name }
+  const place = placeOf(consumer)
+  await using reader = connectLike(redis, log, connectionName(seat))
+  await throughOutages(() => ensureGroup(redis, stream, group), signal)
+  await throughOutages(() => takeSeat(redis, reader, seat, signal), signal)
+
+  const crash = new AbortController()
+  const stop = AbortSignal.any([signal, crash.signal])
+  await using hardStop = abortAfter(stop, stopWithinMs)
+  const desk = createDesk(consumer, place, { stop, hardStop: hardStop.signal })
+  const failed = async (part: () => Promise<void>) => {
+    try {
+      await part()
+    } catch (error) {
+      if (!stop.aborted) desk.fail(error)
+      crash.abort()
+    }
+  }
+  const done = new AbortController()
+  const keeping = [
+    failed(() => keep(consumer, place, desk, done.signal)),
+    failed(() => passBarriers(desk, done.signal)),
+  ]
+  await failed(() => take(consumer, reader, desk, stop))
+  await desk.drain()
+  done.abort()
+  await Promise.all(keeping)
+  consumer.health?.notReady('stopped')
+  if (desk.failures.length > 0) throw desk.failures[0]
+  await leaveSeat(redis, seat).catch((err) => log.info({ stream, err }, 'seat not left'))
+}
+
+/** Reads while there is room, until the signal aborts or something crashes. */
+async function take<E>(consumer: Consumer<E>, reader: Redis, desk: Desk, stop: AbortSignal) {
+  const { redis, stream, group, health, metrics, minIdleMs = 60_000 } = consumer
+  const claimEvery = Math.min(claimEveryMs, minIdleMs / 4)
+  const intake = createIntake({ ...consumer, reader, minIdleMs, claimEveryMs: claimEvery })
+  let failures = 0
+  health?.ready()
+  while (!stop.aborted && desk.failures.length === 0) {
+    const room = desk.room()
+    if (room === 0) {
+      await desk.changed(tickMs)
+      continue
+    }
+    let read: Read
+    try {
+      read = await intake.next(room)
+    } catch (error) {
+      intake.restart()
+      if (redisCode(error) === 'NOGROUP') {
+        consumer.log.warn({ stream, group }, 'the group is gone: made again')
+        await throughOutages(() => ensureGroup(redis, stream, group), stop)
+        continue
+      }
+      if (redisFailure(error) === 'fault') throw error
+      failures += 1
+      metrics.redisAway.set({ stream }, 1)
+      health?.notReady('redis is away')
+      await sleep(backoff(failures, { initialMs: 50, maxMs: 1_000 }), stop)
+      continue
+    }
+    if (failures > 0) {
+      failures = 0
+      metrics.redisAway.set({ stream }, 0)
+      health?.ready()
+    }
+    if (read.from === 'claimed') metrics.claimed.inc({ stream }, read.entries.length)
+    if (read.gone > 0) metrics.outcomes.inc({ stream, outcome: 'nil' }, read.gone)
+    await desk.receive(read.entries)
+  }
+}
+
+async function passBarriers(desk: Desk, done: AbortSignal) {
+  while (!done.aborted) {
+    try {
+      if (await desk.passBarrier()) continue
+    } catch (error) {
+      if (redisFailure(error) === 'fault' && redisCode(error) !== 'NOGROUP') throw error
+    }
+    await Promise.race([desk.changed(barrierPollMs), sleep(barrierPollMs, done)])
+  }
+}
+
+/** Keeps what is in hand from being claimed, retries dead letters, trims. */
+async function keep<E>(consumer: Consumer<E>, place: Place, desk: Desk, done: AbortSignal) {
+  const { redis, stream, group, streamGroups, minIdleMs = 60_000 } = consumer
+  const report = createTrimReport(consumer)
+  const tick = Math.min(tickMs, minIdleMs / 4)
+  let touchAt = Date.now() + minIdleMs / 4
+  let trimAt = Date.now() + trimEveryMs
+  while (!done.aborted) {
+    await sleep(tick, done)
+    try {
+      if (Date.now() >= touchAt) {
+        const ids = desk.ids()
+        for (let from = 0; from < ids.length; from += touchPage)
+          desk.drop(await keepFresh(place, ids.slice(from, from + touchPage)))
+        touchAt = Date.now() + minIdleMs / 4
+      }
+      await desk.retryCondemned()
+      if (Date.now() >= trimAt) {
+        await ensureGroup(redis, stream, group)
+        report(await trimStream(redis, stream, namedGroups(streamGroups, stream, group)))
+        trimAt = Date.now() + trimEveryMs
+      }
+    } catch (error) {
+      // An outage, or a group that is gone, is the intake's to deal with.
+      if (redisFailure(error) === 'fault' && redisCode(error) !== 'NOGROUP') throw error
+    }
+  }
+}
+
+function placeOf<E>(consumer: Consumer<E>): Place {
+  const { redis, stream, group, name, streamGroups, deadLetterMaxLength } = consumer
+  return {
+    redis,
+    stream,
+    group,
+    name,
+    deadLetterMaxLength,
+    deadLetterStream: consumer.deadLetterStream ?? deadLetterStream(stream),
+    alone: namedGroups(streamGroups, stream, group).length === 1,
+  }
+}
+
+/** A signal that aborts so long after another one. */
+function abortAfter(stop: AbortSignal, ms: number) {
+  const controller = new AbortController()
+  let timer: NodeJS.Timeout | undefined
+  const begin = () => {
+    timer = setTimeout(() => controller.abort(), ms)
+  }
+  if (stop.aborted) begin()
+  else stop.addEventListener('abort', begin, { once: true })
+  return {
+    signal: controller.signal,
+    [Symbol.asyncDispose]: async () => {
+      clearTimeout(timer)
+      stop.removeEventListener('abort', begin)
+    },
+  }
 }

@@ -1,7 +1,14 @@
 /** Appends batches to one stream, in order, each exactly once as far as Redis itself remembers. */
+import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
+import { throughOutages } from '../redis.ts'
+import { sleep } from '../retry.ts'
 import type { StreamMetrics } from './metrics.ts'
+import { fenceKey, sessionKey } from './names.ts'
+import { createRoom } from './room.ts'
+import { script } from './script.ts'
+import { compareDecimals } from './state.ts'
 
 /** A newer worker holds the fence: this one must end. */
 export class FencedError extends Error {
@@ -78,12 +85,157 @@ export interface Producer {
   readonly epoch: number
 }
 
-/** Takes the fence: whoever had it is refused from now on. */
-export async function takeFence(_redis: Redis, _key: string): Promise<Fence> {
-  throw new Error('not yet')
+const append = script(import.meta, 'append.lua')
+const fence = script(import.meta, 'fence.lua')
+
+/** Longer than a reply can be lost: a session that expired looks like a Redis that has gone back. */
+const sessionSeconds = 7 * 24 * 3_600
+const pollMs = 100
+
+/** Takes the fence: whoever had it is refused from now on. Waits while Redis is away or full. */
+export async function takeFence(
+  redis: Redis,
+  signal: AbortSignal,
+  key: string = fenceKey,
+): Promise<Fence> {
+  const token = await throughOutages(() => fence(redis, [key], [randomUUID()]), signal)
+  return { key, token: String(token) }
 }
 
-/** Opens a producer; reads which cursor variants exist. Waits while Redis is away. */
-export async function createProducer(_options: ProducerOptions): Promise<Producer> {
-  throw new Error('not yet')
+/** Opens a producer; reads which cursor variants exist. Waits while Redis is away or full. */
+export async function createProducer(options: ProducerOptions): Promise<Producer> {
+  const { redis, stream, cursor, fence, highWater, groups, signal, log, metrics } = options
+  const room = createRoom({ redis, stream, groups, highWater, log })
+  const wait = createWait(options)
+  const cursorKeys = await existingKeys(options)
+  const fixedKeys = [...(fence === undefined ? [] : [fence.key]), ...cursorKeys]
+  let session = randomUUID()
+  let number = 0
+  let epoch = 0
+  let last: Promise<unknown> = Promise.resolve()
+
+  /** One call of the script, repeated until Redis has answered it. */
+  const send = async ({ entries, cursor: value }: Batch): Promise<[string, string]> => {
+    const kind = value === undefined ? '' : (cursor?.kind ?? '')
+    const keys = [stream, sessionKey(stream, session), ...fixedKeys]
+    const args = [number + 1, sessionSeconds, fence?.token ?? '', kind, value ?? '']
+    const fields = entries.flatMap((entry) => [entry.length, ...entry])
+    return (await throughOutages(
+      () => append(redis, keys, [...args, ...fields]),
+      signal,
+      wait.because,
+    )) as [string, string]
+  }
+
+  /** A session is written before the cursor is read, so that no loss falls between the two. */
+  const open = async () => {
+    session = randomUUID()
+    number = 0
+    const [answer, holder] = await send({ entries: [] })
+    if (answer === 'fenced') throw new FencedError(`${stream}: ${holder} holds the fence`)
+    number = 1
+  }
+
+  const readCursor = async (): Promise<string | null> => {
+    if (cursor === undefined) return null
+    const keys = [cursor.key, ...(cursor.variants ?? [])]
+    const values = await throughOutages(() => redis.mget(keys), signal, wait.because)
+    return highestCursor(values, cursor.kind)
+  }
+
+  const appendNow = async (batch: Batch): Promise<void> => {
+    if (batch.cursor !== undefined && cursor === undefined)
+      throw new TypeError(`${stream}: a cursor was given to a producer that has none`)
+    if (batch.entries.length > 0) await waitForRoom()
+    if (batch.epoch !== undefined && batch.epoch !== epoch)
+      throw new RewoundError(stream, await readCursor())
+    const [answer, detail] = await send(batch)
+    wait.over()
+    switch (answer) {
+      case 'fenced':
+        throw new FencedError(`${stream}: ${detail} holds the fence`)
+      case 'rewound': {
+        epoch += 1
+        metrics.rewound.inc({ stream })
+        await open()
+        const resumeAfter = await readCursor()
+        log.warn({ stream, lastId: detail, cursor: resumeAfter }, 'redis has gone back')
+        throw new RewoundError(stream, resumeAfter)
+      }
+      case 'again':
+        log.info({ stream, lastId: detail }, 'a batch whose reply was lost had been appended')
+        break
+      default:
+    }
+    if (batch.entries.length > 0 || batch.cursor !== undefined) number += 1
+    room.appended(batch.entries)
+    metrics.appended.inc({ stream }, batch.entries.length)
+  }
+
+  const waitForRoom = async () => {
+    for (;;) {
+      const lacking = await throughOutages(() => room.lacks(), signal, wait.because)
+      if (lacking === null) return
+      wait.because(lacking)
+      await sleep(pollMs, signal)
+      signal.throwIfAborted()
+    }
+  }
+
+  await open()
+  wait.over()
+  return {
+    append(batch) {
+      const mine = last.then(() => appendNow(batch))
+      last = mine.catch(() => {})
+      return mine
+    },
+    cursor: readCursor,
+    get epoch() {
+      return epoch
+    },
+  }
+}
+
+/** The keys that the cursor is written to: ours, and every variant that is there now. */
+async function existingKeys({ redis, cursor, signal }: ProducerOptions): Promise<string[]> {
+  if (cursor === undefined) return []
+  const variants = cursor.variants ?? []
+  if (variants.length === 0) return [cursor.key]
+  const values = await throughOutages(() => redis.mget([...variants]), signal)
+  return [cursor.key, ...variants.filter((_, index) => values[index] !== null)]
+}
+
+/** Of a seq the highest; of an opaque cursor, which has no order, the first that is there. */
+function highestCursor(values: (string | null)[], kind: 'seq' | 'opaque'): string | null {
+  const there = values.filter((value) => value !== null)
+  if (kind === 'opaque') return there[0] ?? null
+  return there
+    .filter((value) => /^\d+$/.test(value))
+    .reduce<string | null>((best, value) => {
+      const plain = value.replace(/^0+(?=\d)/, '')
+      return best === null || compareDecimals(plain, best) > 0 ? plain : best
+    }, null)
+}
+
+type Reason = 'length' | 'memory' | 'full' | 'away'
+
+/** Says once when waiting begins, why, and when it is over. */
+function createWait({ stream, log, metrics }: ProducerOptions) {
+  let reason: Reason | null = null
+  return {
+    because(now: Reason) {
+      if (now === reason) return
+      if (reason !== null) metrics.waiting.set({ stream, reason }, 0)
+      reason = now
+      metrics.waiting.set({ stream, reason }, 1)
+      log.info({ stream, reason }, 'appending waits')
+    },
+    over() {
+      if (reason === null) return
+      metrics.waiting.set({ stream, reason }, 0)
+      log.info({ stream, reason }, 'appending goes on')
+      reason = null
+    },
+  }
 }

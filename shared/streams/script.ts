@@ -1,0 +1,27 @@
+/** Lua scripts, each an atomic transition, sent by their hash. */
+import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import type { Redis } from 'ioredis'
+import { redisCode } from '../redis.ts'
+
+/** Runs the script once; throws what Redis answers. */
+export type Script = (
+  redis: Redis,
+  keys: readonly string[],
+  args: readonly (string | number)[],
+) => Promise<unknown>
+
+/** The script in a file beside the module that names it, as `script(import.meta, 'append.lua')`. */
+export function script(module: ImportMeta, file: string): Script {
+  const source = readFileSync(new URL(file, module.url), 'utf8')
+  const sha = createHash('sha1').update(source).digest('hex')
+  return async (redis, keys, args) => {
+    const rest = [keys.length, ...keys, ...args]
+    try {
+      return await redis.call('EVALSHA', [sha, ...rest])
+    } catch (error) {
+      if (redisCode(error) !== 'NOSCRIPT') throw error
+      return redis.call('EVAL', [source, ...rest])
+    }
+  }
+}
