@@ -168,5 +168,5 @@ function dismiss(socket: WebSocket, error: string, message: string): void {
   socket.send(errorFrame(error, message))
   socket.close(1008, error)
   // A reader that does not read never answers the close.
-  setTimeout(() => socket.terminate(), 1_000).unref()
+  setTimeout(() => socket.terminate(), 5_000).unref()
 }

@@ -1,0 +1,59 @@
+/** The simulated network as a process: says where its hosts are, lives until it is told to stop. */
+import { parseArgs } from 'node:util'
+import { wallClock } from './clock.ts'
+import { createWorld } from './living.ts'
+import { startNetwork } from './network.ts'
+
+const { values } = parseArgs({
+  options: {
+    /** Decides what happens; by default each run is another world. */
+    seed: { type: 'string', default: String(Date.now()) },
+    accounts: { type: 'string', default: '36' },
+    older: { type: 'string', default: '24' },
+    history: { type: 'string', default: '120' },
+    rate: { type: 'string', default: '20' },
+  },
+})
+
+const [accounts, older, history, rate] = [
+  count('accounts'),
+  count('older'),
+  count('history'),
+  count('rate'),
+]
+const stop = new AbortController()
+for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop.abort())
+// The parent is gone: a simulated network without it has no reader.
+process.on('disconnect', () => stop.abort())
+
+await using network = await startNetwork({
+  seed: values.seed,
+  pds: 3,
+  clock: wallClock(7),
+  // Later runs give later positions, so that a cursor kept from an earlier run is never ahead.
+  relay: { firstSeq: Date.now() },
+  labelerFirstSeq: Date.now(),
+})
+const { relay, plc, pds, labeler, handleResolver } = network
+const ready = {
+  relay: relay.url,
+  plc: plc.url,
+  pds: pds.map(({ url }) => url),
+  labeler: labeler.url,
+  handleResolver: handleResolver.url,
+  seed: values.seed,
+}
+const world = createWorld(network)
+await world.populate({ accounts: 0, older, history })
+if (process.send) process.send({ ready })
+else console.log(JSON.stringify({ ready }))
+await world.populate({ accounts, older: 0, history: 0 })
+await world.live({ rate: Math.max(rate, 0.01), signal: stop.signal })
+if (process.connected) process.disconnect()
+
+function count(name: 'accounts' | 'older' | 'history' | 'rate'): number {
+  const number = Number(values[name])
+  if (Number.isFinite(number) && number >= 0) return number
+  console.error(`--${name} is a number, not ${JSON.stringify(values[name])}`)
+  process.exit(2)
+}

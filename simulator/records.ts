@@ -1,0 +1,132 @@
+/** Records as people write them, of own words: each valid by its lexicon. */
+import { createHash } from 'node:crypto'
+import { cidForRawHash } from '@atproto/lex-data'
+import type { JsonRecord, Ref } from './account.ts'
+import type { Random } from './random.ts'
+
+/** Who is mentioned. */
+export interface Person {
+  did: string
+  handle: string
+}
+
+const things = ['harbour', 'lighthouse', 'bakery', 'ferry', 'orchard', 'library', 'kite', 'teapot']
+const verbs = ['waits for', 'remembers', 'paints', 'repairs', 'sings to', 'counts', 'borrows']
+const times = ['before lunch', 'at low tide', 'every Tuesday', 'in the rain', 'after midnight']
+const marks = ['', '.', ' …', ' 🌊', ' 🐙🫧', ' – naïve, I know', ' ありがとう']
+const tags = ['gardening', 'slowtravel', 'breadmaking', 'tides']
+const hobbies = ['knots', 'old maps', 'sourdough', 'radio plays', 'mosses', 'bridges']
+
+export function sentence(random: Random): string {
+  const [thing, other] = [random.pick(things), random.pick(things)]
+  return `The ${thing} ${random.pick(verbs)} the ${other} ${random.pick(times)}${random.pick(marks)}`
+}
+
+/** A post: sometimes with a tag, a mention or a link, sometimes with something embedded. */
+export function postRecord(
+  random: Random,
+  about: { createdAt: string; people: readonly Person[]; quotable: readonly Ref[] },
+): JsonRecord {
+  const { createdAt, people, quotable } = about
+  const { text, facets } = decorate(random, sentence(random), people)
+  const embed = embedOf(random, quotable)
+  return {
+    text,
+    langs: ['en'],
+    createdAt,
+    ...(facets !== undefined && { facets }),
+    ...(embed !== undefined && { embed }),
+    ...(random.chance(0.1) && { tags: [random.pick(tags)] }),
+  }
+}
+
+/** A post that answers another; `root` is where the thread began. */
+export function replyRecord(
+  random: Random,
+  reply: { createdAt: string; root: Ref; parent: Ref },
+): JsonRecord {
+  const { createdAt, root, parent } = reply
+  const text = random.chance(0.5) ? `Surely not. ${sentence(random)}` : sentence(random)
+  return { text, langs: ['en'], createdAt, reply: { root: refOf(root), parent: refOf(parent) } }
+}
+
+/** A like or a repost. */
+export function subjectRecord(subject: Ref, createdAt: string, via?: Ref): JsonRecord {
+  return { subject: refOf(subject), createdAt, ...(via !== undefined && { via: refOf(via) }) }
+}
+
+/** A follow or a block. */
+export function personRecord(did: string, createdAt: string): JsonRecord {
+  return { subject: did, createdAt }
+}
+
+export function profileRecord(random: Random, handle: string, createdAt: string): JsonRecord {
+  const name = handle.split('.')[0] ?? handle
+  const description = `Likes ${random.pick(hobbies)} and ${random.pick(hobbies)}. A simulated person.`
+  const displayName = `${name.charAt(0).toUpperCase()}${name.slice(1)}`
+  return { displayName, description, avatar: imageBlob(random), createdAt }
+}
+
+function refOf({ uri, cid }: Ref): Ref {
+  return { uri, cid }
+}
+
+function decorate(random: Random, text: string, people: readonly Person[]) {
+  const drawn = random.next()
+  if (drawn < 0.1) {
+    const tag = random.pick(tags)
+    return withFacet(text, `#${tag}`, { $type: 'app.bsky.richtext.facet#tag', tag })
+  }
+  if (drawn < 0.2 && people.length > 0) {
+    const { did, handle } = random.pick(people)
+    return withFacet(text, `@${handle}`, { $type: 'app.bsky.richtext.facet#mention', did })
+  }
+  if (drawn < 0.25) {
+    const uri = `https://${random.pick(things)}.example/page/${random.below(1000)}`
+    return withFacet(text, uri, { $type: 'app.bsky.richtext.facet#link', uri })
+  }
+  return { text, facets: undefined }
+}
+
+/** Facets point at bytes of UTF-8, not at characters. */
+function withFacet(before: string, part: string, feature: JsonRecord) {
+  const byteStart = Buffer.byteLength(before) + 1
+  const index = { byteStart, byteEnd: byteStart + Buffer.byteLength(part) }
+  return { text: `${before} ${part}`, facets: [{ index, features: [feature] }] }
+}
+
+function embedOf(random: Random, quotable: readonly Ref[]): JsonRecord | undefined {
+  const drawn = random.next()
+  if (drawn < 0.08) return external(random)
+  if (drawn < 0.2) return images(random)
+  if (drawn >= 0.3 || quotable.length === 0) return undefined
+  const record = { $type: 'app.bsky.embed.record', record: refOf(random.pick(quotable)) }
+  if (drawn < 0.27) return record
+  const media = random.chance(0.5) ? images(random) : external(random)
+  return { $type: 'app.bsky.embed.recordWithMedia', record, media }
+}
+
+function external(random: Random): JsonRecord {
+  const thing = random.pick(things)
+  const uri = `https://${thing}.example/story/${random.below(10_000)}`
+  const thumb = random.chance(0.5) && { thumb: imageBlob(random) }
+  const about = { uri, title: `On the ${thing}`, description: sentence(random), ...thumb }
+  return { $type: 'app.bsky.embed.external', external: about }
+}
+
+function images(random: Random): JsonRecord {
+  const picture = () => ({
+    image: imageBlob(random),
+    alt: random.chance(0.7) ? `A ${random.pick(things)}` : '',
+    aspectRatio: { width: 400 + random.below(1600), height: 400 + random.below(1600) },
+  })
+  const list = Array.from({ length: 1 + random.below(4) }, picture)
+  return { $type: 'app.bsky.embed.images', images: list }
+}
+
+/** A blob as records refer to it; no PDS has its bytes. */
+function imageBlob(random: Random): JsonRecord {
+  const digest = createHash('sha256').update(random.bytes(16)).digest()
+  const ref = { $link: cidForRawHash(digest).toString() }
+  return { $type: 'blob', ref, mimeType: 'image/jpeg', size: 10_000 + random.below(900_000) }
+}
