@@ -1,0 +1,288 @@
+/**
+ * Applying a batch of events in one transaction: lock, decide, write, count. The rows are a function
+ * of the set of events, whatever their order and however often each of them comes.
+ */
+import type { Event, RecordEvent, RepoEvent } from '../shared/events.ts'
+import { inTransaction, type Sql, type Transaction } from '../shared/postgres.ts'
+import type { Outcome } from '../shared/streams/consumer.ts'
+import { type HostedEvent, newestHosted, noteHosted, setStatuses } from './accounts.ts'
+import type { Collection } from './collection.ts'
+import { addCounts, countersOf, Deltas } from './counts.ts'
+import { type Decision, decide } from './decide.ts'
+import type { Change, Deriver } from './derive.ts'
+import { compareText, fold } from './fold.ts'
+import { wantHandles } from './handles.ts'
+import {
+  ensureActors,
+  lockRepos,
+  moveActorSync,
+  newestHeads,
+  readSnapshots,
+  readStored,
+  snapshotRev,
+} from './repos.ts'
+import { type Claim, type CollectionChange, changeRows } from './rows.ts'
+import type { Scope } from './scope.ts'
+import { missingFrom, noteSnapshot } from './snapshot.ts'
+import { partsOf } from './uri.ts'
+import { deleteRows, insertRows, relation } from './write.ts'
+
+/** Where a test may hold a transaction. */
+export type Point = 'begun' | 'locked' | 'decided' | 'written' | 'counted'
+
+export interface ApplyOptions {
+  sql: Sql
+  schema: string
+  collections: readonly Collection[]
+  deriver: Deriver
+  /** The collections that are indexed; events of others are refused. */
+  scope: Scope
+  statementTimeoutMs: number
+  /** Whether handles are resolved, so that accounts whose handle needs it are noted. */
+  handles: boolean
+  probe?: (point: Point) => Promise<void>
+}
+
+/** What became of a batch. */
+export interface Applied {
+  /** One per event, in the order of the events. */
+  outcomes: readonly Outcome[]
+  /** The changes that the record events asked for; of others null. */
+  changes: readonly (Change | null)[]
+  /** Accounts whose handle should be looked at now. */
+  handlesWanted: readonly string[]
+  rowsWritten: number
+}
+
+export type Apply = (events: readonly Event[]) => Promise<Applied>
+
+/** Deleting what a snapshot does not contain goes in portions of so many records. */
+const portion = 5_000
+
+/**
+ * Makes the function that applies a batch. It is all or nothing, and applying a batch again changes
+ * nothing. `complete` repo events come alone, when all that was appended before them is applied.
+ */
+export function createApply(options: ApplyOptions): Apply {
+  const { sql, schema, deriver, scope, statementTimeoutMs } = options
+  const counters = countersOf(options.collections)
+  const probe = options.probe ?? (async () => {})
+
+  return async (events) => {
+    // Derived outside the transaction: it costs time, and a retry may not lock meanwhile.
+    const changes = events.map((event) =>
+      isRecordEvent(event) && scope(event.collection) ? deriver.change(event) : null,
+    )
+    return inTransaction(sql, { schema, statementTimeoutMs }, async (transaction) => {
+      await probe('begun')
+      const batch = new Batch(transaction, options, probe)
+      const result = await batch.run(events, changes)
+      await addCounts(transaction, batch.deltas, counters)
+      await probe('counted')
+      return result
+    })
+  }
+}
+
+const isRecordEvent = (event: Event): event is RecordEvent =>
+  event.type === 'create' || event.type === 'update' || event.type === 'delete'
+
+const isHostedEvent = (event: Event): event is HostedEvent =>
+  event.type === 'account' || event.type === 'identity'
+
+const isComplete = (event: Event): event is RepoEvent & Required<Pick<RepoEvent, 'complete'>> =>
+  event.type === 'repo' && event.complete !== undefined
+
+/** One transaction's work. */
+class Batch {
+  readonly deltas = new Deltas()
+  readonly #sql: Transaction
+  readonly #options: ApplyOptions
+  readonly #probe: (point: Point) => Promise<void>
+  #rowsWritten = 0
+
+  constructor(sql: Transaction, options: ApplyOptions, probe: (point: Point) => Promise<void>) {
+    this.#sql = sql
+    this.#options = options
+    this.#probe = probe
+  }
+
+  async run(events: readonly Event[], changes: readonly (Change | null)[]): Promise<Applied> {
+    const sql = this.#sql
+    const heads = newestHeads(events.filter((event) => !isHostedEvent(event)))
+    await lockRepos(sql, heads)
+    await this.#probe('locked')
+
+    const decisions = await this.#applyChanges(changes.filter((change) => change !== null))
+    const completed = await this.#applySnapshots(events.filter(isComplete))
+    await this.#probe('written')
+
+    const moved = await moveActorSync(sql, heads)
+    const hosted = await noteHosted(sql, newestHosted(events.filter(isHostedEvent)))
+    const seen = new Map(events.map(({ did, time }) => [did, time]))
+    const handlesWanted = this.#options.handles ? await wantHandles(sql, seen, hosted) : []
+    await ensureActors(sql, seen)
+    await setStatuses(sql, hosted)
+
+    const news = new Set<Event>(hosted)
+    const outcomes = events.map((event, index): Outcome => {
+      const change = changes[index]
+      if (change) return outcomeOf(change, decisions)
+      if (isRecordEvent(event)) return 'refused:collection'
+      if (isComplete(event)) return completed.has(event) ? 'applied' : 'stale'
+      if (isHostedEvent(event)) return news.has(event) ? 'applied' : 'stale'
+      return moved.has(event.did) ? 'applied' : 'stale'
+    })
+    return { outcomes, changes, handlesWanted, rowsWritten: this.#rowsWritten }
+  }
+
+  /** Lets the newest change of every URI win against what is stored, and writes what won. */
+  async #applyChanges(changes: readonly Change[]): Promise<ReadonlyMap<Change, Decision>> {
+    const latest = fold(changes)
+    const decisions = new Map<Change, Decision>()
+    if (latest.length === 0) return decisions
+    const uris = latest.map(({ uri }) => uri)
+    const stored = await readStored(this.#sql, uris)
+    const dids = [...new Set(latest.map(({ did }) => did))]
+    const snapshots = await readSnapshots(this.#sql, dids)
+
+    const known: string[] = []
+    for (const change of latest) {
+      const { record = null, tombstone = null } = stored.get(change.uri) ?? {}
+      const snapshot = snapshotRev(snapshots.get(change.did), change.nsid)
+      decisions.set(change, decide(change, { record, tombstone, snapshot }))
+      if (record !== null) known.push(change.uri)
+    }
+    await this.#probe('decided')
+
+    const decided = (decision: Decision) =>
+      latest.filter((change) => decisions.get(change) === decision)
+    const buried = latest.filter(({ uri }) => stored.get(uri)?.tombstone != null)
+    await this.#raise(decided('raise'))
+    await this.#write(decided('write'), decided('remove'), new Set(known))
+    await this.#bury(decided('remove'), buried, decisions)
+    return decisions
+  }
+
+  /** The same records, confirmed at a later rev. */
+  async #raise(changes: readonly Change[]): Promise<void> {
+    if (changes.length === 0) return
+    await this.#sql.unsafe(
+      `update record set rev = r.rev from ${relation(['uri', 'rev'])} where record.uri = r.uri`,
+      [JSON.stringify(changes.map(({ uri, rev }) => ({ uri, rev })))],
+    )
+    this.#rowsWritten += changes.length
+  }
+
+  async #write(
+    written: readonly Change[],
+    removed: readonly Change[],
+    known: ReadonlySet<string>,
+  ): Promise<void> {
+    const sql = this.#sql
+    const gone = removed.filter(({ uri }) => known.has(uri))
+    await deleteRows(
+      sql,
+      'record',
+      'uri',
+      gone.map(({ uri }) => uri),
+    )
+    const came = written.filter(hasCome)
+    await insertRows(sql, {
+      table: 'record',
+      rows: came.map(({ uri, cid, did, came: { json }, indexedAt, rev }) => {
+        return { uri, cid, did, json, indexedAt, rev }
+      }),
+      onConflict: `(uri) do update set cid = excluded.cid, json = excluded.json,
+        "indexedAt" = excluded."indexedAt", rev = excluded.rev`,
+    })
+    this.#rowsWritten += gone.length + came.length
+    const going = [...gone, ...came.filter(({ uri }) => known.has(uri))]
+    await this.#changeRows(going, came)
+  }
+
+  /** Every table in the order of the table of collections, which is the order of locks. */
+  async #changeRows(
+    going: readonly { uri: string; nsid: string }[],
+    came: readonly CameChange[],
+  ): Promise<void> {
+    const context = { sql: this.#sql, deltas: this.deltas, deriver: this.#options.deriver }
+    for (const collection of this.#options.collections) {
+      const change: CollectionChange = {
+        collection,
+        going: going.filter(({ nsid }) => nsid === collection.nsid).map(({ uri }) => uri),
+        coming: came.filter(({ nsid }) => nsid === collection.nsid).flatMap(claimOf),
+      }
+      if (change.going.length > 0 || change.coming.length > 0) await changeRows(context, change)
+    }
+  }
+
+  /** Remembers what is gone, so that an older event does not bring it back; forgets what is back. */
+  async #bury(
+    removed: readonly Change[],
+    buried: readonly Change[],
+    decisions: ReadonlyMap<Change, Decision>,
+  ): Promise<void> {
+    const deletedAt = new Date().toISOString()
+    await insertRows(this.#sql, {
+      table: 'record_tombstone',
+      rows: removed.map(({ uri, did, rev }) => ({ uri, did, rev, deletedAt })),
+      onConflict: `(uri) do update set rev = excluded.rev, "deletedAt" = excluded."deletedAt"`,
+    })
+    const back = buried.filter((change) => decisions.get(change) === 'write')
+    await deleteRows(
+      this.#sql,
+      'record_tombstone',
+      'uri',
+      back.map(({ uri }) => uri),
+    )
+  }
+
+  /** A collection that is indexed no more is not in a snapshot's events, and yet not gone. */
+  readonly #isIndexed = (uri: string) => this.#options.scope(partsOf(uri).collection)
+
+  /** Returns the snapshots that were news. */
+  async #applySnapshots(
+    events: readonly (RepoEvent & Required<Pick<RepoEvent, 'complete'>>)[],
+  ): Promise<ReadonlySet<Event>> {
+    const news = new Set<Event>()
+    for (const event of [...events].sort((a, b) => compareText(a.did, b.did))) {
+      const { did, rev } = event
+      const { scope } = event.complete
+      if (!(await noteSnapshot(this.#sql, did, rev, scope))) continue
+      news.add(event)
+      const missing = (await missingFrom(this.#sql, did, rev, scope)).filter(this.#isIndexed)
+      for (let start = 0; start < missing.length; start += portion) {
+        await this.#forget(missing.slice(start, start + portion))
+      }
+    }
+    return news
+  }
+
+  /** Removes records without a tombstone: the repo's snapshot stands for it. */
+  async #forget(uris: readonly string[]): Promise<void> {
+    await deleteRows(this.#sql, 'record', 'uri', uris)
+    this.#rowsWritten += uris.length
+    const going = uris.map((uri) => ({ uri, nsid: partsOf(uri).collection }))
+    await this.#changeRows(going, [])
+  }
+}
+
+type CameChange = Change & { cid: string; came: NonNullable<Change['came']> }
+
+const hasCome = (change: Change): change is CameChange =>
+  change.came !== null && change.cid !== null
+
+function claimOf({ uri, did, cid, indexedAt, came }: CameChange): Claim[] {
+  const { row } = came
+  if (row === null) return []
+  const rkey = uri.slice(uri.lastIndexOf('/') + 1)
+  return [{ subject: { uri, did, rkey, cid, indexedAt }, came: { ...came, row } }]
+}
+
+/** A refused record is refused whether or not it took older rows away. */
+function outcomeOf(change: Change, decisions: ReadonlyMap<Change, Decision>): Outcome {
+  if (change.refused !== null) return `refused:${change.refused.reason}`
+  const decision = decisions.get(change) ?? 'stale'
+  return decision === 'stale' ? 'stale' : 'applied'
+}

@@ -1,0 +1,87 @@
+/** What a collection is to the indexer: data about a kind of record, and pure functions of one record. */
+
+/** A value of a column; arrays and objects only in `json` columns. */
+export type Value = string | number | boolean | null | object
+export type Row = Readonly<Record<string, Value>>
+
+/** What is known of a record beside its content. */
+export interface Subject {
+  uri: string
+  /** The account whose repo holds it; the column `creator`. */
+  did: string
+  rkey: string
+  cid: string
+  indexedAt: string
+}
+
+/** A counter that each row moves by one, at the key that the row names; a null key counts nowhere. */
+export interface Count<Column extends string = string> {
+  table: 'post_agg' | 'profile_agg'
+  column: string
+  key: Column
+}
+
+/** Rows of another table that come and go with the record. */
+export interface Child<R> {
+  table: string
+  /** The column that holds the record's URI. */
+  key: string
+  rows: (record: R, at: Subject) => readonly Row[]
+  counts?: readonly Count[]
+  /** The rows stay when the record goes. */
+  softDelete?: SoftDelete
+}
+
+export interface SoftDelete {
+  /** Tells when the record went. */
+  column: string
+  primaryKey: readonly string[]
+}
+
+/** A definition whose record and columns are typed. */
+export interface Definition<R, C extends string> {
+  nsid: string
+  /** Only the record with this key has a row; others keep their `record` row alone. */
+  rkey?: 'self'
+  /** False where the reference takes any content. */
+  validated?: false
+  /** Why a record that the lexicon allows is not stored at all, or null. */
+  refuse?: (record: R, at: Subject) => string | null
+  /** Beside `uri cid creator indexedAt`, which every table has. Without it: a `record` row only. */
+  rows?: {
+    table: string
+    /** Null: this record has no row. */
+    columns: (record: R, at: Subject) => Readonly<Record<C, Value>> | null
+    /** The columns of type jsonb. */
+    json?: readonly NoInfer<C>[]
+    /** Only one record of each such key has a row; the others wait in `duplicate_record`. */
+    unique?: readonly (NoInfer<C> | 'creator')[]
+    counts?: readonly Count<NoInfer<C> | 'creator'>[]
+    children?: readonly Child<R>[]
+  }
+}
+
+/** A definition as the engine sees it: any record, any columns. */
+export interface Collection {
+  readonly nsid: string
+  readonly rkey?: 'self'
+  readonly validated?: false
+  readonly refuse?: (record: never, at: Subject) => string | null
+  readonly rows?: RowsOf
+}
+
+export interface RowsOf {
+  readonly table: string
+  readonly columns: (record: never, at: Subject) => Row | null
+  readonly json?: readonly string[]
+  readonly unique?: readonly string[]
+  readonly counts?: readonly Count[]
+  readonly children?: readonly Child<never>[]
+}
+
+/** Checks a definition's types and forgets them: a misspelt column does not compile. */
+export function defineCollection<R>(): <C extends string>(
+  definition: Definition<R, C>,
+) => Collection {
+  return (definition) => definition
+}

@@ -1,0 +1,116 @@
+/** The state of whole repos: the row that a batch locks, and what is stored about its records. */
+import type { Transaction } from '../shared/postgres.ts'
+import type { Stored } from './decide.ts'
+import { compareText } from './fold.ts'
+import { covers } from './scope.ts'
+import { relation } from './write.ts'
+
+/** A commit of a repo. */
+export interface Head {
+  did: string
+  rev: string
+  commit: string
+}
+
+/** The newest commit of every repo, in the order in which repos are locked. */
+export function newestHeads(heads: readonly Head[]): Head[] {
+  const newest = new Map<string, Head>()
+  for (const head of heads) {
+    const known = newest.get(head.did)
+    if (known === undefined || head.rev > known.rev) newest.set(head.did, head)
+  }
+  return [...newest.values()].sort((a, b) => compareText(a.did, b.did))
+}
+
+/**
+ * Locks the repos until the transaction ends, and notes the highest rev seen of each. It must be a
+ * statement of its own, before all others: what follows then sees what the previous holder wrote.
+ */
+export async function lockRepos(sql: Transaction, heads: readonly Head[]): Promise<void> {
+  if (heads.length === 0) return
+  // The update locks the row even where its condition is false.
+  await sql.unsafe(
+    `insert into repo_sync as s (did, rev) select did, rev from ${relation(['did', 'rev'])}
+     on conflict (did) do update set rev = excluded.rev where s.rev is null or s.rev < excluded.rev`,
+    [JSON.stringify(heads)],
+  )
+}
+
+/** Moves `actor_sync` forward, and returns the repos that moved. */
+export async function moveActorSync(
+  sql: Transaction,
+  heads: readonly Head[],
+): Promise<ReadonlySet<string>> {
+  if (heads.length === 0) return new Set()
+  const moved = await sql.unsafe<{ did: string }[]>(
+    `insert into actor_sync as s (did, "commitCid", "repoRev")
+     select did, commit, rev from ${relation(['did', 'rev', 'commit'])}
+     on conflict (did) do update set "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
+     where s."repoRev" is null or s."repoRev" < excluded."repoRev" returning did`,
+    [JSON.stringify(heads)],
+  )
+  return new Set(moved.map(({ did }) => did))
+}
+
+/** Inserts an `actor` row for every account that has none. */
+export async function ensureActors(
+  sql: Transaction,
+  seen: ReadonlyMap<string, string>,
+): Promise<void> {
+  const rows = [...seen].map(([did, time]) => ({ did, time }))
+  if (rows.length === 0) return
+  rows.sort((a, b) => compareText(a.did, b.did))
+  await sql.unsafe(
+    `insert into actor (did, "indexedAt") select r.did, r.time from ${relation(['did', 'time'])}
+     where not exists (select from actor where actor.did = r.did)
+     on conflict do nothing`,
+    [JSON.stringify(rows)],
+  )
+}
+
+/** For every pattern of a snapshot's scope, the rev at which it was last covered whole. */
+export type Snapshots = Readonly<Record<string, string>>
+
+/** The rev of the newest snapshot that covers a collection, or null. */
+export function snapshotRev(snapshots: Snapshots | undefined, collection: string): string | null {
+  let newest: string | null = null
+  for (const [pattern, rev] of Object.entries(snapshots ?? {})) {
+    if (covers(pattern, collection) && (newest === null || rev > newest)) newest = rev
+  }
+  return newest
+}
+
+/** The snapshots of the repos that have had one. */
+export async function readSnapshots(
+  sql: Transaction,
+  dids: readonly string[],
+): Promise<ReadonlyMap<string, Snapshots>> {
+  const found = await sql.unsafe<{ did: string; snapshots: Snapshots }[]>(
+    `select did, "snapshotScope" as snapshots from repo_sync
+     where did = any($1::text[]) and "snapshotScope" is not null`,
+    [dids as string[]],
+  )
+  return new Map(found.map(({ did, snapshots }) => [did, snapshots]))
+}
+
+/** What is stored about records; the snapshot is found by the caller, who knows the collection. */
+export async function readStored(
+  sql: Transaction,
+  uris: readonly string[],
+): Promise<ReadonlyMap<string, Omit<Stored, 'snapshot'>>> {
+  const records = await sql.unsafe<{ uri: string; cid: string; rev: string | null }[]>(
+    'select uri, cid, rev from record where uri = any($1::text[])',
+    [uris as string[]],
+  )
+  const tombstones = await sql.unsafe<{ uri: string; rev: string }[]>(
+    'select uri, rev from record_tombstone where uri = any($1::text[])',
+    [uris as string[]],
+  )
+  const stored = new Map<string, Omit<Stored, 'snapshot'>>()
+  for (const { uri, cid, rev } of records)
+    stored.set(uri, { record: { cid, rev }, tombstone: null })
+  for (const { uri, rev } of tombstones) {
+    stored.set(uri, { record: stored.get(uri)?.record ?? null, tombstone: rev })
+  }
+  return stored
+}

@@ -1,0 +1,266 @@
+/**
+ * The rows of one collection's table: which go, which come, and which of several records that claim
+ * the same key has the row. Among present duplicates that is the one with the lowest URI; the others
+ * wait in `duplicate_record`, each pointing at the holder.
+ */
+import type { Transaction } from '../shared/postgres.ts'
+import type { Collection, Row, RowsOf, SoftDelete, Subject } from './collection.ts'
+import type { Deltas } from './counts.ts'
+import type { Came, Deriver } from './derive.ts'
+import { compareText } from './fold.ts'
+import { partsOf } from './uri.ts'
+import { deleteRows, insertRows, quoted, type Returned, relation } from './write.ts'
+
+/** A record that claims a row. */
+export interface Claim {
+  subject: Subject
+  came: Came & { row: Row }
+}
+
+/** A record that has to wait: `duplicateOf` holds its row. */
+interface Duplicate extends Record<string, string> {
+  uri: string
+  cid: string
+  duplicateOf: string
+  indexedAt: string
+}
+
+export interface CollectionChange {
+  collection: Collection
+  /** The URIs of records that go, or whose content changes. */
+  going: readonly string[]
+  coming: readonly Claim[]
+}
+
+export interface Context {
+  sql: Transaction
+  deltas: Deltas
+  deriver: Deriver
+}
+
+/** Makes one collection's rows, and its children's, true; adds what that does to the counters. */
+export async function changeRows(context: Context, change: CollectionChange): Promise<void> {
+  const { collection, going, coming } = change
+  const { rows } = collection
+  if (rows === undefined) return
+  const gone = await deleteWithChildren(context, rows, going)
+  if (rows.unique === undefined) return insertClaims(context, rows, coming)
+
+  await deleteRows(context.sql, 'duplicate_record', 'uri', going)
+  const freed = gone.map((row) => String(row['uri']))
+  const arriving = new Set(urisOf(coming))
+  const orphans = (await duplicatesOf(context, collection, freed)).filter(
+    ({ subject }) => !arriving.has(subject.uri),
+  )
+  const { holders, waiting } = contest(rows, [...orphans, ...coming])
+  const orphaned = new Set(orphans.map(({ subject }) => subject.uri))
+  const promoted = holders.map(({ subject }) => subject.uri).filter((uri) => orphaned.has(uri))
+  await deleteRows(context.sql, 'duplicate_record', 'uri', promoted)
+  const beaten = await insertUnique(context, collection, holders)
+  const holderOf = new Map(beaten.map(({ uri, duplicateOf }) => [uri, duplicateOf]))
+  const pointed = waiting.map((duplicate) => ({
+    ...duplicate,
+    duplicateOf: holderOf.get(duplicate.duplicateOf) ?? duplicate.duplicateOf,
+  }))
+  await setDuplicates(context.sql, [...beaten, ...pointed])
+}
+
+/** Inserts the rows of records that nothing contests. */
+async function insertClaims(
+  context: Context,
+  rows: RowsOf,
+  claims: readonly Claim[],
+): Promise<void> {
+  const left = await insertFree(context, rows, claims)
+  // Only a database that somebody else wrote has a row without its record.
+  await deleteWithChildren(context, rows, urisOf(left))
+  await insertFree(context, rows, left)
+}
+
+/**
+ * Inserts rows that no other record of this batch contests. Where a stored row holds the key the
+ * lower URI wins. Returns the records that have to wait.
+ */
+async function insertUnique(
+  context: Context,
+  collection: Collection,
+  claims: readonly Claim[],
+): Promise<Duplicate[]> {
+  const { sql } = context
+  const rows = collection.rows as RowsOf
+  const contested = await insertFree(context, rows, claims)
+  if (contested.length === 0) return []
+
+  const stored = await holdersOf(sql, rows, contested)
+  const waiting: Duplicate[] = []
+  const entering: Claim[] = []
+  const leaving: string[] = []
+  for (const claim of contested) {
+    const { uri, cid, indexedAt } = claim.subject
+    const holder = stored.get(keyOf(rows, claim.came.row))
+    if (holder !== undefined && holder.uri < uri) {
+      waiting.push({ uri, cid, duplicateOf: holder.uri, indexedAt })
+      continue
+    }
+    entering.push(claim)
+    leaving.push(uri)
+    if (holder === undefined || holder.uri === uri) continue
+    leaving.push(holder.uri)
+    waiting.push({ ...holder, duplicateOf: uri })
+    await sql.unsafe('update duplicate_record set "duplicateOf" = $1 where "duplicateOf" = $2', [
+      uri,
+      holder.uri,
+    ])
+  }
+  await deleteWithChildren(context, rows, leaving)
+  await insertFree(context, rows, entering)
+  return waiting
+}
+
+/** Inserts the rows whose keys are free, with their children, and returns the other claims. */
+async function insertFree(
+  { sql, deltas }: Context,
+  rows: RowsOf,
+  claims: readonly Claim[],
+): Promise<Claim[]> {
+  if (claims.length === 0) return []
+  const inserted = await insertRows(sql, {
+    table: rows.table,
+    rows: claims.map(({ came }) => came.row),
+    ...(rows.json === undefined ? {} : { json: rows.json }),
+  })
+  const uris = new Set(inserted.map((row) => row['uri']))
+  const entered = claims.filter(({ subject }) => uris.has(subject.uri))
+  const enteredRows = entered.map(({ came }) => came.row)
+  deltas.add(rows.counts, enteredRows, 1)
+
+  for (const child of rows.children ?? []) {
+    const childRows = entered.flatMap(
+      ({ came }) => came.children.find((entry) => entry.child === child)?.rows ?? [],
+    )
+    const { table, counts, softDelete } = child
+    const returned = await insertRows(sql, {
+      table,
+      rows: childRows,
+      returning: counts?.map(({ key }) => key) ?? [child.key],
+      ...(softDelete === undefined ? {} : { onConflict: reviving(softDelete) }),
+    })
+    deltas.add(counts, returned, 1)
+  }
+  return claims.filter(({ subject }) => !uris.has(subject.uri))
+}
+
+/** Deletes rows and their children, and returns the rows that were there. */
+async function deleteWithChildren(
+  { sql, deltas }: Context,
+  rows: RowsOf,
+  uris: readonly string[],
+): Promise<readonly Returned[]> {
+  const keys = (rows.counts ?? []).map(({ key }) => key)
+  const deleted = await deleteRows(sql, rows.table, 'uri', uris, [...new Set(['uri', ...keys])])
+  deltas.add(rows.counts, deleted, -1)
+  const gone = deleted.map((row) => String(row['uri']))
+  if (gone.length === 0) return deleted
+  for (const { table, key, counts, softDelete } of rows.children ?? []) {
+    if (softDelete !== undefined) {
+      await sql.unsafe(
+        `update ${quoted(table)} set ${quoted(softDelete.column)} = $2 where ${quoted(key)} = any($1::text[])`,
+        [gone, new Date().toISOString()],
+      )
+      continue
+    }
+    const children = await deleteRows(
+      sql,
+      table,
+      key,
+      gone,
+      counts?.map((count) => count.key),
+    )
+    deltas.add(counts, children, -1)
+  }
+  return deleted
+}
+
+/** What a row that was softly deleted becomes when its record is back. */
+function reviving({ column, primaryKey }: SoftDelete): string {
+  return `(${primaryKey.map(quoted).join(', ')}) do update set ${quoted(column)} = null`
+}
+
+/** Of the claims to each key the one with the lowest URI, and the others as its duplicates. */
+function contest(
+  rows: RowsOf,
+  claims: readonly Claim[],
+): { holders: Claim[]; waiting: Duplicate[] } {
+  const holders = new Map<string, Claim>()
+  const sorted = [...claims].sort((a, b) => compareText(a.subject.uri, b.subject.uri))
+  const waiting: Duplicate[] = []
+  for (const claim of sorted) {
+    const key = keyOf(rows, claim.came.row)
+    const holder = holders.get(key)
+    const { uri, cid, indexedAt } = claim.subject
+    if (holder === undefined) holders.set(key, claim)
+    else waiting.push({ uri, cid, duplicateOf: holder.subject.uri, indexedAt })
+  }
+  return { holders: [...holders.values()], waiting }
+}
+
+/** The records that wait for the given holders, as claims; one that is not valid any more is left. */
+async function duplicatesOf(
+  { sql, deriver }: Context,
+  collection: Collection,
+  holders: readonly string[],
+): Promise<Claim[]> {
+  if (holders.length === 0) return []
+  const found = await sql.unsafe<{ uri: string; cid: string; indexedAt: string; json: string }[]>(
+    `select d.uri, r.cid, d."indexedAt", r.json from duplicate_record d
+     join record r on r.uri = d.uri where d."duplicateOf" = any($1::text[])`,
+    [holders as string[]],
+  )
+  return found.flatMap(({ uri, cid, indexedAt, json }) => {
+    const { authority: did, rkey } = partsOf(uri)
+    const subject = { uri, cid, indexedAt, did, rkey }
+    const came = deriver.stored(collection, subject, json)
+    return came?.row ? [{ subject, came: { ...came, row: came.row } }] : []
+  })
+}
+
+/** The stored rows that hold the keys of the claims, by key. */
+async function holdersOf(
+  sql: Transaction,
+  rows: RowsOf,
+  claims: readonly Claim[],
+): Promise<Map<string, { uri: string; cid: string; indexedAt: string }>> {
+  const unique = rows.unique ?? []
+  const keys = claims.map(({ came }) => Object.fromEntries(unique.map((c) => [c, came.row[c]])))
+  const same = unique.map((column) => `t.${quoted(column)} = r.${quoted(column)}`)
+  const columns = unique.map((column) => `t.${quoted(column)}`)
+  const found = await sql.unsafe<Returned[]>(
+    `select t.uri, t.cid, t."indexedAt", ${columns.join(', ')}
+     from ${quoted(rows.table)} t join ${relation(unique)} on ${same.join(' and ')}`,
+    [JSON.stringify(keys)],
+  )
+  const text = (row: Returned, column: string) => String(row[column])
+  return new Map(
+    found.map((row) => [
+      keyOf(rows, row),
+      { uri: text(row, 'uri'), cid: text(row, 'cid'), indexedAt: text(row, 'indexedAt') },
+    ]),
+  )
+}
+
+async function setDuplicates(sql: Transaction, duplicates: readonly Duplicate[]): Promise<void> {
+  await insertRows(sql, {
+    table: 'duplicate_record',
+    rows: [...duplicates].sort((a, b) => compareText(a.uri, b.uri)),
+    onConflict: `(uri) do update set cid = excluded.cid, "duplicateOf" = excluded."duplicateOf",
+      "indexedAt" = excluded."indexedAt"`,
+  })
+}
+
+function keyOf(rows: RowsOf, row: Returned): string {
+  return JSON.stringify((rows.unique ?? []).map((column) => row[column]))
+}
+
+function urisOf(claims: readonly Claim[]): string[] {
+  return claims.map(({ subject }) => subject.uri)
+}
