@@ -14,7 +14,13 @@ import { backoff, sleep } from '../shared/retry.ts'
 import { type Producer, RewoundError } from '../shared/streams/producer.ts'
 import { runTogether } from '../shared/worker.ts'
 import { type DeadLetters, frameFields } from './dead-letter.ts'
-import { decodeFrame, FrameError, type Message } from './frame.ts'
+import {
+  decodeFrame,
+  FrameError,
+  type InfoMessage,
+  type MalformedMessage,
+  type Message,
+} from './frame.ts'
 import type { Host } from './host.ts'
 import type { IngesterMetrics } from './metrics.ts'
 import { createRecent } from './recent.ts'
@@ -205,13 +211,16 @@ async function readFrames(intake: Intake): Promise<Ending> {
     if (message === 'aside') continue
     metrics.frames.inc({ kind: kindOf(message) })
     if (message.type === 'error') return errorFrame(intake, message.error, message.message)
-    note(intake, message)
-    if (message.type === 'info') continue
+    if (message.type === 'info') {
+      inform(intake, message)
+      continue
+    }
     const { seq } = message
     if (seq !== null && last !== null && seq <= last) {
       refuseStale(intake, message, seq, last)
       continue
     }
+    if (message.type === 'malformed') refuseMalformed(intake, message)
     last = seq ?? last
     const time = 'time' in message ? message.time : null
     const result = translate(message).then((entries) => ({ seq, time, entries }))
@@ -261,23 +270,21 @@ function errorFrame({ host, log, metrics }: Intake, error: string, message: stri
   return ended('error-frame', detail, error === 'ConsumerTooSlow' ? slowWaitMs : 0)
 }
 
-/** Counts and tells what is no event. */
-function note({ host, log, metrics, cursor }: Intake, message: Message): void {
-  if (message.type === 'malformed') {
-    const { kind, reason, seq } = message
-    metrics.refused.inc({ kind: kind.slice(1), reason })
-    metrics.errors.inc()
-    log.debug({ host: host.name, seq, reason }, 'a frame of a known kind has a wrong field')
-    return
-  }
-  if (message.type !== 'info') return
-  const fields = { host: host.name, name: message.name, message: message.message, seq: cursor }
-  if (message.name !== 'OutdatedCursor') {
+function inform({ host, cursor, log, metrics }: Intake, { name, message }: InfoMessage): void {
+  const fields = { host: host.name, name, message, seq: cursor }
+  if (name !== 'OutdatedCursor') {
     log.info(fields, 'the host informs')
     return
   }
   metrics.outdated.inc()
   log.error(fields, 'the host no longer has what followed our position: events are missing')
+}
+
+function refuseMalformed({ host, log, metrics }: Intake, message: MalformedMessage): void {
+  const { kind, reason, seq } = message
+  metrics.refused.inc({ kind: kind.slice(1), reason })
+  metrics.errors.inc()
+  log.debug({ host: host.name, seq, reason }, 'a frame of a known kind has a wrong field')
 }
 
 /** Counts a frame that is not new: the replay of our own position, or one that goes back. */

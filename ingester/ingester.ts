@@ -31,6 +31,7 @@ const identityTtlMs = 24 * 3_600_000
 /** At 500 bytes each; some 300,000 accounts write in an hour. */
 const identitiesCached = 400_000
 const lengthsEveryMs = 5_000
+const awayEveryMs = 250
 
 type Part = (signal: AbortSignal) => Promise<void>
 
@@ -247,10 +248,11 @@ async function watchLengths({ worker, redis, metrics }: Room, signal: AbortSigna
     try {
       for (const [stream, gauge] of gauges) gauge.set(await redis.xlen(stream))
       part.ready()
+      await sleep(lengthsEveryMs, signal)
     } catch (error) {
       part.notReady(errorText(error))
+      await sleep(awayEveryMs, signal)
     }
-    await sleep(lengthsEveryMs, signal)
   }
 }
 

@@ -72,8 +72,11 @@ export function createVerifier(options: VerifierOptions): Translate {
   const inactive = createRecent(accountsRemembered)
   const refreshed = new Map<string, number>()
 
-  const lookUp = (did: string, refresh: boolean): Promise<Account | LookUpFailure> => {
-    const deadline = AbortSignal.any([signal, AbortSignal.timeout(withinMs)])
+  let directoryAway = false
+
+  const lookUp = (did: string, refresh: boolean, until: number): Promise<LookUp> => {
+    const left = Math.max(0, until - Date.now())
+    const deadline = AbortSignal.any([signal, AbortSignal.timeout(left)])
     return limit(async () => {
       if (deadline.aborted) return 'unavailable'
       try {
@@ -86,15 +89,25 @@ export function createVerifier(options: VerifierOptions): Translate {
     })
   }
 
-  /** As `lookUp`, but when it is so configured it tries until the stop. */
-  const keyOf = async (did: string, refresh: boolean): Promise<Account | LookUpFailure> => {
+  /** Tries for as long as it may: `unavailable` is the answer after that, or at the stop. */
+  const identityOf = async (did: string, refresh: boolean): Promise<LookUp> => {
+    let until = Date.now() + withinMs
     for (let attempt = 1; ; attempt += 1) {
-      const found = await lookUp(did, refresh)
-      if (found !== 'unavailable') return found
-      metrics.unavailable.inc()
-      if (unavailable === 'pass' || signal.aborted) return found
-      log.warn({ did, attempt }, 'waiting for the identity of an account')
-      await sleep(backoff(attempt, { initialMs: 1_000, maxMs: 30_000 }), signal)
+      const found = await lookUp(did, refresh, until)
+      if (found !== 'unavailable') {
+        directoryAway = false
+        return found
+      }
+      if (signal.aborted) return found
+      if (Date.now() >= until) {
+        metrics.unavailable.inc()
+        if (!directoryAway) log.warn({ did, policy: unavailable }, 'keys can not be had in time')
+        directoryAway = true
+        if (unavailable === 'pass') return found
+        until = Date.now() + withinMs
+      }
+      const waitMs = backoff(attempt, { initialMs: 200, maxMs: 2_000 })
+      await sleep(Math.min(waitMs, Math.max(0, until - Date.now())), signal)
     }
   }
 
@@ -114,12 +127,12 @@ export function createVerifier(options: VerifierOptions): Translate {
   /** `signed`, or `unverified` when the key can't be had. Throws `RefusedError`. */
   const checkSignature = async (did: string, opened: Opened): Promise<'signed' | 'unverified'> => {
     const isStale = stale.delete(did)
-    const first = await keyOf(did, isStale)
+    const first = await identityOf(did, isStale)
     if (first === 'unavailable') return 'unverified'
     if (first !== 'none' && isSignedBy(first, opened)) return 'signed'
     if (!isStale && mayRefresh(did)) {
       metrics.refreshes.inc()
-      const second = await keyOf(did, true)
+      const second = await identityOf(did, true)
       if (typeof second !== 'string' && isSignedBy(second, opened)) return 'signed'
     }
     if (first === 'none') throw new RefusedError('identity', 'the account can not be resolved')
@@ -199,7 +212,7 @@ export function createVerifier(options: VerifierOptions): Translate {
 }
 
 /** `none`: there is certainly no such account; `unavailable`: nobody can say now. */
-type LookUpFailure = 'none' | 'unavailable'
+type LookUp = Account | 'none' | 'unavailable'
 
 function isSignedBy(account: Account, { unsigned, signed }: Opened): boolean {
   if (account.signingKey === null) return false

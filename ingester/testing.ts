@@ -1,8 +1,11 @@
 /** For tests: an ingester in this process, on a simulated network and a Redis of its own. */
 
+import { expect } from 'vitest'
 import { readConfig } from '../shared/config.ts'
+import { decodeEvent, type Event } from '../shared/events.ts'
 import { createLog } from '../shared/log.ts'
 import { createHealth, createRegistry } from '../shared/metrics.ts'
+import { type TestRedis, testRedis } from '../test/servers/redis.ts'
 import { runIngester } from './ingester.ts'
 import { options } from './options.ts'
 
@@ -55,5 +58,52 @@ export function startIngester(env: Record<string, string>): RunningIngester {
         .reduce((sum, { value }) => sum + value, 0)
     },
     [Symbol.asyncDispose]: () => stop().catch(() => {}),
+  }
+}
+
+export const patience = { timeout: 20_000, interval: 20 }
+
+/** The part of a simulated network that is needed here. */
+interface Network extends AsyncDisposable {
+  plc: { url: string }
+  relay: { url: string; host: string; lastSeq: number }
+}
+
+export interface TestRoom<N extends Network> extends AsyncDisposable {
+  network: N
+  redis: TestRedis['redis']
+  /** Settings of an ingester that follows the network's relay, all collections. */
+  env: Record<string, string>
+  /** What is on `firehose_live`. */
+  events(): Promise<Event[]>
+  /** The relay's stored position. */
+  cursor(): Promise<string | null>
+  /** Resolves when all that the relay has sent is durable. */
+  caughtUp(): Promise<void>
+}
+
+/** A network, which it takes over, and an empty Redis. */
+export async function testRoom<N extends Network>(network: N): Promise<TestRoom<N>> {
+  const resources = new AsyncDisposableStack()
+  resources.use(network)
+  const { redis, url } = resources.use(await testRedis())
+  const cursor = () => redis.get(`firehose_live:cursor:${network.relay.host}`)
+  return {
+    network,
+    redis,
+    env: {
+      REDIS_URL: url,
+      PLC_URL: network.plc.url,
+      INGESTER_RELAY_HOSTS: network.relay.url,
+      INGESTER_MODE: 'firehose',
+      INGESTER_COLLECTIONS: '*',
+    },
+    async events() {
+      const entries = await redis.xrange('firehose_live', '-', '+')
+      return entries.map(([, fields]) => decodeEvent(fields))
+    },
+    cursor,
+    caughtUp: () => expect.poll(cursor, patience).toBe(String(network.relay.lastSeq)),
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
 }

@@ -1,0 +1,110 @@
+import { Registry } from 'prom-client'
+import { expect, test } from 'vitest'
+import { createIdentity } from '../shared/identity.ts'
+import { createLog } from '../shared/log.ts'
+import { startNetwork } from '../simulator/network.ts'
+import { freePort } from '../start/process.ts'
+import { corpusDocuments } from '../test/corpus.ts'
+import { sharedFrames } from '../test/data.ts'
+import { decodeFrame } from './frame.ts'
+import { createMetrics } from './metrics.ts'
+import { createVerifier, type VerifierOptions } from './verify.ts'
+
+const messages = sharedFrames('firehose/jetstream-corpus/frames.bin').map(decodeFrame)
+
+function anIdentity(plcUrl: string) {
+  const identity = createIdentity({
+    plcUrl,
+    allowPrivateHosts: true,
+    timeoutMs: 1_000,
+    maxEntries: 1_000,
+    ttlMs: 60_000,
+  })
+  return { ...identity, [Symbol.dispose]: () => identity.close() }
+}
+
+/** A verifier that asks a directory at this place. */
+function aVerifier(plcUrl: string, more: Partial<VerifierOptions> = {}) {
+  const identity = anIdentity(plcUrl)
+  const stopping = new AbortController()
+  const metrics = createMetrics(new Registry())
+  const translate = createVerifier({
+    identity,
+    mode: 'full',
+    unavailable: 'pass',
+    scope: () => true,
+    signal: stopping.signal,
+    log: createLog('ingester', 'silent'),
+    metrics,
+    keyWithinMs: 100,
+    ...more,
+  })
+  return {
+    translate,
+    metrics,
+    [Symbol.dispose]() {
+      stopping.abort()
+      identity.close()
+    },
+  }
+}
+
+async function deadUrl(): Promise<string> {
+  return `http://127.0.0.1:${await freePort()}`
+}
+
+async function totalOf(counter: { get(): Promise<{ values: { value: number }[] }> }) {
+  return (await counter.get()).values.reduce((sum, { value }) => sum + value, 0)
+}
+
+test('commits whose key can not be had in time pass, and are counted', async () => {
+  using verifier = aVerifier(await deadUrl())
+  const entries = await Promise.all(messages.map(verifier.translate))
+  expect(entries.flat()).toHaveLength(102)
+  expect(await totalOf(verifier.metrics.unverified)).toBe(100)
+  expect(await totalOf(verifier.metrics.unavailable)).toBe(100)
+})
+
+test('or they wait, if so configured, until the directory is back', async () => {
+  await using network = await startNetwork()
+  for (const document of corpusDocuments()) network.plc.serve(document)
+  using away = anIdentity(await deadUrl())
+  using back = anIdentity(network.plc.url)
+  let identity = away
+  using verifier = aVerifier(network.plc.url, {
+    unavailable: 'wait',
+    identity: { resolve: (did, options) => identity.resolve(did, options) },
+  })
+  let ended = 0
+  const results = messages.map(async (message) => {
+    const entries = await verifier.translate(message)
+    ended += 1
+    return entries
+  })
+  await expect.poll(() => totalOf(verifier.metrics.unavailable)).toBeGreaterThan(100)
+  expect(ended).toBe(0)
+  identity = back
+  expect((await Promise.all(results)).flat()).toHaveLength(102)
+  expect(await totalOf(verifier.metrics.verified)).toBe(100)
+})
+
+test('without verification no identity is asked for', async () => {
+  using verifier = aVerifier(await deadUrl(), { mode: 'none' })
+  const entries = await Promise.all(messages.map(verifier.translate))
+  expect(entries.flat()).toHaveLength(102)
+  expect(await totalOf(verifier.metrics.unavailable)).toBe(0)
+})
+
+test('what nobody foresaw in one message refuses that message, counted as a bug', async () => {
+  using verifier = aVerifier(await deadUrl(), {
+    mode: 'none',
+    scope: (collection) => {
+      if (collection === 'app.bsky.feed.repost') throw new TypeError('unforeseen')
+      return true
+    },
+  })
+  const entries = await Promise.all(messages.map(verifier.translate))
+  expect(entries.flat().length).toBeGreaterThan(80)
+  const { values } = await verifier.metrics.refused.get()
+  expect(values.find(({ labels }) => labels.reason === 'bug')?.value).toBe(12)
+})
