@@ -15,9 +15,9 @@ export interface Head {
 /** The newest commit of every repo, in the order in which repos are locked. */
 export function newestHeads(heads: readonly Head[]): Head[] {
   const newest = new Map<string, Head>()
-  for (const head of heads) {
-    const known = newest.get(head.did)
-    if (known === undefined || head.rev > known.rev) newest.set(head.did, head)
+  for (const { did, rev, commit } of heads) {
+    const known = newest.get(did)
+    if (known === undefined || rev > known.rev) newest.set(did, { did, rev, commit })
   }
   return [...newest.values()].sort((a, b) => compareText(a.did, b.did))
 }

@@ -24,7 +24,7 @@ export function tid(n: number): string {
 
 /** The account number `n`. */
 export function did(n: number | string): string {
-  return `did:plc:${String(n).padStart(24, 'a')}`
+  return `did:plc:${String(n).padEnd(24, 'a')}`
 }
 
 export interface At {
