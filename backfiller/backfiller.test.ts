@@ -297,6 +297,71 @@ test.concurrent('a request that waits holds no slot', async () => {
   expect(await room.redis.xlen('repo_backfill')).toBe(1)
 })
 
+test.concurrent('an entry that is no request is set aside with what was wrong with it', async () => {
+  await using room = await startRoom()
+  const backfiller = await room.start()
+  const entry = await room.redis.xadd('repo_backfill', '*', 'repo', '{"did":"alice.test"}')
+  await room.done()
+  expect(await room.deadLetters()).toMatchObject([
+    {
+      repo: '{"did":"alice.test"}',
+      reason: 'invalid',
+      attempts: '1',
+      error: expect.stringContaining('did'),
+      entry,
+      host: '',
+    },
+  ])
+  expect(await backfiller.metric('backfiller_repos_dead_lettered_total')).toBe(1)
+})
+
+test.concurrent('two requests for one account are served one after the other', async () => {
+  await using room = await startRoom()
+  await room.serve(little)
+  await room.start()
+  await room.ask(little.did)
+  await room.ask(little.did)
+  await room.done()
+  const words = (await room.events()).map(({ type }) => type)
+  const once = [...Array<string>(little.records).fill('create'), 'repo']
+  expect(words).toEqual([...once, ...once])
+})
+
+test.concurrent('every metric that dashboards know is there from the start, and is true', async () => {
+  await using room = await startRoom()
+  await room.serve(tiny)
+  const backfiller = await room.start({ BACKFILLER_CONCURRENCY: '1' })
+  await room.ask(tiny.did)
+  await room.done()
+  const later = new Date(Date.now() + 600_000).toISOString()
+  for (let number = 0; number < 15; number += 1) {
+    await room.ask(`did:plc:aaaaaaaaaaaaaaaaaaaaaaa${'234567abcdefghi'[number]}`, {
+      notBefore: later,
+    })
+  }
+  const gauge = (name: string) => backfiller.metric(`backfiller_${name}`)
+  await until(async () => expect(await gauge('repos_waiting')).toBe(5))
+  await until(async () => expect(await gauge('repos_sleeping')).toBe(10))
+  expect(await gauge('output_stream_length')).toBe(tiny.records + 1)
+  expect(await gauge('repos_running')).toBe(0)
+  expect(backfiller.names()).toEqual(expect.arrayContaining(contractMetrics))
+})
+
+const contractMetrics = [
+  'repos_processed_total',
+  'repos_failed_total',
+  'repos_dead_lettered_total',
+  'records_extracted_total',
+  'records_filtered_total',
+  'retries_attempted_total',
+  'car_fetch_errors_total',
+  'car_parse_errors_total',
+  'verification_errors_total',
+  'repos_waiting',
+  'repos_running',
+  'output_stream_length',
+].map((name) => `backfiller_${name}`)
+
 test.concurrent('a full output stream makes it wait, and a kill in the middle repeats the repo without loss', async () => {
   await using room = await startRoom()
   await room.serve(large)

@@ -1,7 +1,6 @@
 /** The backfiller: fetches whole repos, proves them, and puts their records on a stream. */
 import type { Redis } from 'ioredis'
 import pLimit from 'p-limit'
-import { decodeRequest } from '../shared/events.ts'
 import { createIdentity } from '../shared/identity.ts'
 import { version } from '../shared/metrics.ts'
 import { connectRedis, redisFailure } from '../shared/redis.ts'
@@ -14,7 +13,7 @@ import { createProducer } from '../shared/streams/producer.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
 import { createAttempts } from './attempts.ts'
 import { createFetcher } from './fetch.ts'
-import { createHandler } from './handle.ts'
+import { createHandler, decodeAsked } from './handle.ts'
 import { createHosts } from './hosts.ts'
 import { type BackfillerMetrics, createMetrics } from './metrics.ts'
 import type { options } from './options.ts'
@@ -101,7 +100,7 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
         name: config.consumer,
         batchSize: 1,
         concurrency: config.concurrency * inHandPerSlot,
-        decode: decodeRequest,
+        decode: decodeAsked,
         apply: (entries, signal) => Promise.all(entries.map((entry) => handle(entry, signal))),
         streamGroups,
         deadLetterStream: config.deadLetterStream,

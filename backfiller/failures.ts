@@ -1,6 +1,5 @@
 /** What can become of a repo other than its records: one table, each reason with its kind. */
 
-import { IdentityError } from '../shared/identity.ts'
 import { CarError } from '../shared/repo/car.ts'
 import { CommitError } from '../shared/repo/commit.ts'
 
@@ -103,14 +102,7 @@ const commitReasons = {
   'unsupported-version': 'unsupported-version',
 } as const satisfies Record<CommitError['code'], Reason>
 
-const identityReasons = {
-  'not-found': 'identity-not-found',
-  tombstone: 'identity-tombstone',
-  invalid: 'identity-invalid',
-  unavailable: 'identity-unavailable',
-} as const satisfies Record<IdentityError['kind'], Reason>
-
-/** The failure that an error of resolving or reading stands for, or null for one that is none of ours. */
+/** The failure that an error of reading a repo stands for, or null for one that is none of ours. */
 export function failureOf(error: unknown): Failure | null {
   if (error instanceof Failure) return error
   if (error instanceof CarError) {
@@ -118,10 +110,6 @@ export function failureOf(error: unknown): Failure | null {
   }
   if (error instanceof CommitError) {
     return new Failure(commitReasons[error.code], error.message, { cause: error })
-  }
-  if (error instanceof IdentityError) {
-    const retryAfterMs = error.retryAfterMs ?? 0
-    return new Failure(identityReasons[error.kind], error.message, { cause: error, retryAfterMs })
   }
   return null
 }

@@ -1,5 +1,6 @@
 /** One request to its end: tried, tried again, ended, or set aside. */
-import type { BackfillRequest } from '../shared/events.ts'
+import { InvalidEventError } from '../shared/errors.ts'
+import { type BackfillRequest, decodeRequest } from '../shared/events.ts'
 import type { Logger } from '../shared/log.ts'
 import { backoff, sleep } from '../shared/retry.ts'
 import type { Entry, Outcome } from '../shared/streams/consumer.ts'
@@ -19,10 +20,20 @@ export interface HandlerOptions {
   log: Logger
 }
 
-type Handler = (
-  entry: Pick<Entry<BackfillRequest>, 'id' | 'event'>,
-  signal: AbortSignal,
-) => Promise<Outcome>
+/** A request, or why an entry can't be read as one. */
+export type Asked = BackfillRequest | { invalid: string }
+
+type Handler = (entry: Pick<Entry<Asked>, 'id' | 'event'>, signal: AbortSignal) => Promise<Outcome>
+
+/** Reads an entry; what is no request gets its dead letter from the handler, with all its fields. */
+export function decodeAsked(fields: readonly string[]): Asked {
+  try {
+    return decodeRequest(fields)
+  } catch (error) {
+    if (!(error instanceof InvalidEventError)) throw error
+    return { invalid: error.message }
+  }
+}
 
 /** A timer can't be set further ahead than this; a request may. */
 const longestSleepMs = 86_400_000
@@ -34,10 +45,13 @@ const longestSleepMs = 86_400_000
  */
 export function createHandler(options: HandlerOptions): Handler {
   const underWay = new Map<string, Promise<unknown>>()
-  return async (entry, signal) => {
-    const { did } = entry.event
+  return async ({ id, event }, signal) => {
+    if ('invalid' in event) {
+      return deadLetter({ reason: 'invalid', message: event.invalid }, { attempt: 1 }, options)
+    }
+    const { did } = event
     const before = underWay.get(did) ?? Promise.resolve()
-    const mine = before.catch(() => {}).then(() => handle(entry, options, signal))
+    const mine = before.catch(() => {}).then(() => handle(id, event, options, signal))
     underWay.set(did, mine)
     try {
       return await mine
@@ -48,11 +62,11 @@ export function createHandler(options: HandlerOptions): Handler {
 }
 
 async function handle(
-  { id, event }: Pick<Entry<BackfillRequest>, 'id' | 'event'>,
+  id: string,
+  { did, notBefore }: BackfillRequest,
   options: HandlerOptions,
   signal: AbortSignal,
 ): Promise<Outcome> {
-  const { did, notBefore } = event
   const { attempts, log, metrics } = options
   try {
     let past = await attempts.of(did, id)
@@ -109,7 +123,7 @@ async function tryOnce(
     }
     count(failure, metrics)
     if (failure.kind === 'poison' || attempt > options.maxRetries) {
-      return { outcome: deadLetter(failure, attempt, trace, past, metrics) }
+      return { outcome: deadLetter(failure, { attempt, trace, past }, options) }
     }
     const waitMs = Math.max(backoff(attempt, options.retry), failure.retryAfterMs)
     log.info({ ...fields, waitMs: Math.round(waitMs) }, 'repo failed, again later')
@@ -136,18 +150,21 @@ function nextTry(
 }
 
 function deadLetter(
-  failure: Failure,
-  attempt: number,
-  { host }: Trace,
-  past: Attempts | null,
-  metrics: BackfillerMetrics,
+  { reason, message: error }: { reason: string; message: string },
+  { attempt, trace, past }: { attempt: number; trace?: Trace; past?: Attempts | null },
+  { metrics }: HandlerOptions,
 ): Outcome {
   metrics.deadLettered.inc()
-  const { reason, message: error } = failure
   const failed_at = new Date().toISOString()
   const first_failed_at = past?.first_failed_at ?? failed_at
-  const extra = { attempts: String(attempt), host, first_failed_at, failed_at }
-  return { deadLetter: { reason, error, extra } }
+  const host = trace?.host ?? ''
+  return {
+    deadLetter: {
+      reason,
+      error,
+      extra: { attempts: String(attempt), host, first_failed_at, failed_at },
+    },
+  }
 }
 
 const stageMetrics = {

@@ -2,7 +2,7 @@
 import { setImmediate as others } from 'node:timers/promises'
 import type { LimitFunction } from 'p-limit'
 import { encodeEvent } from '../shared/events.ts'
-import type { Account, Identity } from '../shared/identity.ts'
+import { type Account, type Identity, IdentityError } from '../shared/identity.ts'
 import type { Scope } from '../shared/scope.ts'
 import { type Producer, RewoundError } from '../shared/streams/producer.ts'
 import type { Blocks } from './blocks.ts'
@@ -77,15 +77,36 @@ export async function backfill(
   signal: AbortSignal,
   trace: Trace,
 ): Promise<Snapshot> {
-  const account = await options.identity.resolve(did, { signal })
+  const account = await resolve(did, options, { signal })
   try {
     return await fetchAndHandOver(account, options, signal, trace)
   } catch (error) {
     const failure = failureOf(error)
     if (failure === null || !staleReasons.has(failure.reason)) throw error
-    const fresh = await options.identity.resolve(did, { refresh: true, signal })
+    const fresh = await resolve(did, options, { refresh: true, signal })
     if (fresh.pds === account.pds && fresh.signingKey === account.signingKey) throw error
     return fetchAndHandOver(fresh, options, signal, trace)
+  }
+}
+
+const identityReasons = {
+  'not-found': 'identity-not-found',
+  tombstone: 'identity-tombstone',
+  invalid: 'identity-invalid',
+  unavailable: 'identity-unavailable',
+} as const satisfies Record<IdentityError['kind'], Reason>
+
+async function resolve(
+  did: string,
+  { identity }: RepoOptions,
+  how: { refresh?: boolean; signal: AbortSignal },
+): Promise<Account> {
+  try {
+    return await identity.resolve(did, how)
+  } catch (cause) {
+    if (!(cause instanceof IdentityError)) throw cause
+    const retryAfterMs = cause.retryAfterMs ?? 0
+    throw new Failure(identityReasons[cause.kind], cause.message, { cause, retryAfterMs })
   }
 }
 

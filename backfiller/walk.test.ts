@@ -1,8 +1,11 @@
 /** Reading, proving and walking whole repos: the recorded ones, and what can be wrong with them. */
+import { verifyRepoCar } from '@atproto/repo'
 import { describe, expect, test } from 'vitest'
 import { parseCar, writeCar } from '../shared/repo/car.ts'
 import { encodeCbor, fromLexJson } from '../shared/repo/cbor.ts'
-import { cidOf } from '../shared/repo/cid.ts'
+import { cidOf, parseCid } from '../shared/repo/cid.ts'
+import { encodeCommit } from '../shared/repo/commit.ts'
+import { openTree } from '../shared/repo/mst.ts'
 import { parseVerificationKey } from '../shared/repo/signature.ts'
 import { scopeOf } from '../shared/scope.ts'
 import {
@@ -143,4 +146,47 @@ test('only collections in scope are given', async () => {
   const records = found.filter((one): one is RepoRecord => 'record' in one)
   expect(records.every(({ collection }) => inScope(collection))).toBe(true)
   expect(found.filter((one) => 'outOfScope' in one).length).toBe(little.records - records.length)
+})
+
+test('the reference implementation finds the same records in every recorded repo', async () => {
+  for (const recorded of completeRepos) {
+    const { creates } = await verifyRepoCar(carOf(recorded), recorded.did)
+    const theirs = creates.map(({ collection, rkey, cid }) => `${collection}/${rkey} ${cid}`)
+    const ours = await recordsIn(recorded, carOf(recorded))
+    expect(ours.map(({ collection, rkey, cid }) => `${collection}/${rkey} ${cid}`)).toEqual(
+      theirs.sort(),
+    )
+  }
+})
+
+test('a record that can not be written is left out by name, and the rest of the repo is not', async () => {
+  const records: [key: string, bytes: Uint8Array][] = [
+    ['app.bsky.feed.post/3k2akx2qqhk2a', encodeCbor({ text: 'fine' })],
+    ['app.bsky.feed.post/3k2akx2qqhk2b', Uint8Array.of(0x1b, 0xff, 0, 0, 0, 0, 0, 0, 0)],
+    ['app.bsky.feed.post/3k2akx2qqhk2c', Uint8Array.of(0xbf, 0xff)],
+    ['app.bsky.feed.post/3k2akx2qqhk2d', encodeCbor(['a list'])],
+    ['app.bsky.feed.post/3k2akx2qqhk2e', encodeCbor({ text: 'x'.repeat(1_000_000) })],
+    ['not_an_nsid/self', encodeCbor({ text: 'where is this' })],
+  ]
+  const tree = openTree(null, new Map())
+  for (const [key, bytes] of records) tree.set(key, parseCid(cidOf(bytes)))
+  const { root, blocks } = tree.write()
+  const rev = little.rev ?? ''
+  const unsigned = { did: little.did, rev, data: parseCid(root), prev: null }
+  const commit = encodeCommit({ ...unsigned, sig: new Uint8Array(64) })
+  const all = [commit, ...blocks.values(), ...records.map(([, bytes]) => bytes)]
+  const car = writeCar(
+    [cidOf(commit)],
+    all.map((bytes) => ({ cid: cidOf(bytes), bytes })),
+  )
+  const proved = await prove(little.did, car)
+  const found = [...recordsOf(proved.repo.commit.data, proved.blocks, () => true)]
+  expect(found.map((one) => ('refused' in one ? one.refused : 'record' in one))).toEqual([
+    true,
+    'not-dag-cbor',
+    'not-dag-cbor',
+    'not-a-record',
+    'too-large',
+    'bad-path',
+  ])
 })

@@ -32,6 +32,8 @@ export interface Room extends AsyncDisposable {
 
 export interface Running {
   stop: () => Promise<void>
+  /** The names of all its metrics. */
+  names: () => string[]
   metric: (name: string, labels?: Record<string, string>) => Promise<number>
 }
 
@@ -100,6 +102,7 @@ function run(env: Record<string, string>): Running {
       controller.abort()
       await ended
     },
+    names: () => registry.getMetricsAsArray().map(({ name }) => name),
     async metric(name, labels = {}) {
       const found = await registry.getSingleMetric(name)?.get()
       const isMeant = (value: { labels: object }) =>
