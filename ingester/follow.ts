@@ -35,6 +35,8 @@ const framesTries = 3
 /** With nothing to append, Redis is asked so often whether it still has what we appended. */
 const idleCheckMs = 5_000
 const brokenRemembered = 1_000
+/** Frames of one append: some 2 ms of Redis's one thread. */
+const maxBatchBytes = 4_000_000
 const windowLimits = { count: 4_000, bytes: 64_000_000 }
 /** Decoding and proving hold the thread: so often others get their turn. */
 const breatheEvery = 32
@@ -88,6 +90,7 @@ export async function follow(options: FollowOptions): Promise<void> {
   const wait = reconnect ?? { initialMs: 500, maxMs: 60_000 }
   const broken = createBrokenFrames()
   let failures = 0
+  let toldUnreachable = false
   while (!signal.aborted) {
     const began = Date.now()
     const ending = await session(options, broken)
@@ -102,9 +105,10 @@ export async function follow(options: FollowOptions): Promise<void> {
     health.notReady(`${host.name}: ${detail}`)
     const fields = { host: host.name, reason, detail, durationMs: held, waitMs: Math.round(waitMs) }
     // One warning when a host goes away, not one a try.
-    if (reason === 'unreachable' && failures === 1) log.warn(fields, unreachableText)
-    else if (reason === 'unreachable') log.debug(fields, unreachableText)
-    else log.warn(fields, 'the connection has ended')
+    if (reason !== 'unreachable') log.warn(fields, 'the connection has ended')
+    else if (toldUnreachable) log.debug(fields, unreachableText)
+    else log.warn(fields, unreachableText)
+    toldUnreachable = reason === 'unreachable'
     await sleep(waitMs, signal)
   }
 }
@@ -312,7 +316,12 @@ async function appendResults(
   onTaken: () => void,
 ): Promise<void> {
   const { producer, host, stream, batchSize, batchTimeoutMs, metrics, onAppended } = options
-  const limits = { most: batchSize, waitMs: batchTimeoutMs, idleMs: idleCheckMs }
+  const limits = {
+    most: batchSize,
+    bytes: maxBatchBytes,
+    waitMs: batchTimeoutMs,
+    idleMs: idleCheckMs,
+  }
   for (;;) {
     const batch = await window.take(limits)
     if (batch === null) return

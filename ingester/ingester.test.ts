@@ -126,11 +126,13 @@ describe('what is refused', () => {
     await account.create('app.bsky.feed.post', aPost('before'))
     await room.caughtUp()
     await room.network.changeIdentity(account.did, { curve: 'p256' })
-    await account.create('app.bsky.feed.post', aPost('after'))
+    for (let index = 0; index < 20; index++) {
+      await account.create('app.bsky.feed.post', aPost(`after ${index}`))
+    }
     await room.caughtUp()
     expect(await ingester.metric('ingester_refused_total')).toBe(0)
     const posts = (await room.events()).filter(({ type }) => type === 'create')
-    expect(posts).toHaveLength(2)
+    expect(posts).toHaveLength(21)
   })
 
   test.each([
@@ -312,6 +314,21 @@ describe('frames that break decoding', () => {
     const malformed = { kind: 'account', reason: 'active' }
     expect(await ingester.metric('ingester_refused_total', malformed)).toBe(1)
     expect((await room.events()).at(-1)).toMatchObject({ type: 'account', seq: lastSeq + 3 })
+  })
+})
+
+describe('a Redis that has gone back', () => {
+  test('is noticed, and what it lost is read and appended again', async () => {
+    await using room = await aRoom()
+    serveCorpus(room.network)
+    await using ingester = startIngester(room.env)
+    await room.network.relay.play(recorded.slice(0, 99))
+    await room.caughtUp()
+    await room.redis.flushdb()
+    await room.network.relay.play(recorded.slice(99))
+    await room.caughtUp()
+    expect(await room.events()).toHaveLength(102)
+    expect(await ingester.metric('ingester_stream_rewound_total')).toBe(1)
   })
 })
 

@@ -19,6 +19,16 @@ function hosts(value: string): readonly string[] {
   return names
 }
 
+/** A scope: a pattern that can match nothing is a mistake. */
+function scope(value: string): readonly string[] {
+  const patterns = list(value)
+  const wrong = patterns.find(
+    (part) => part !== '*' && !/^[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*(\.\*)?$/.test(part),
+  )
+  if (wrong === undefined) return patterns
+  throw new Error(`must hold names, prefixes ending in .*, or *, not ${wrong}`)
+}
+
 export const options = {
   ...workerOptions,
   ...redisOptions,
@@ -51,7 +61,7 @@ export const options = {
   },
   collections: {
     env: 'INGESTER_COLLECTIONS',
-    parse: list,
+    parse: scope,
     default: defaultScope,
     doc: 'The collections whose records are handed over: names, prefixes ending in .*, or * for all.',
   },

@@ -5,8 +5,8 @@ import { version } from '../shared/metrics.ts'
 
 /** Of what is not read yet at most so much is held; then the socket itself is no longer read. */
 const maxQueueBytes = 16_000_000
-/** Above the limit of a frame, so that a frame that is too large can be set aside and not only refused. */
-const maxPayloadBytes = 16_000_000
+/** Far above the limit of a frame, so that one that is too large can be set aside, and not only cut off. */
+const maxPayloadBytes = 64_000_000
 /** With the name look-up: a host that can't be reached is reported within 10 s. */
 const connectTimeoutMs = 8_000
 const pingMs = 30_000

@@ -2,6 +2,7 @@ import { Registry } from 'prom-client'
 import { expect, test } from 'vitest'
 import { createIdentity } from '../shared/identity.ts'
 import { createLog } from '../shared/log.ts'
+import { sleep } from '../shared/retry.ts'
 import { startNetwork } from '../simulator/network.ts'
 import { freePort } from '../start/process.ts'
 import { corpusDocuments } from '../test/corpus.ts'
@@ -86,6 +87,30 @@ test('or they wait, if so configured, until the directory is back', async () => 
   identity = back
   expect((await Promise.all(results)).flat()).toHaveLength(102)
   expect(await totalOf(verifier.metrics.verified)).toBe(100)
+})
+
+test('a burst of commits after a change of keys is judged by the new one', async () => {
+  await using network = await startNetwork()
+  for (const document of corpusDocuments()) network.plc.serve(document)
+  using truth = anIdentity(network.plc.url)
+  const commit = messages.find((message) => message.type === 'commit')
+  if (commit === undefined) throw new Error('no commit was recorded')
+  const other = messages.find((message) => message.type === 'commit' && message.did !== commit.did)
+  const old = other?.type === 'commit' ? other.did : ''
+  let changed = false
+  using verifier = aVerifier(network.plc.url, {
+    keyWithinMs: 5_000,
+    identity: {
+      async resolve(did, { refresh, signal }) {
+        if (refresh) await sleep(50)
+        changed ||= refresh
+        return truth.resolve(changed ? did : old, { signal })
+      },
+    },
+  })
+  const burst = Array.from({ length: 20 }, () => verifier.translate(commit))
+  expect((await Promise.all(burst)).flat()).toHaveLength(20)
+  expect(await totalOf(verifier.metrics.refreshes)).toBe(1)
 })
 
 test('without verification no identity is asked for', async () => {

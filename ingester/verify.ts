@@ -71,6 +71,7 @@ export function createVerifier(options: VerifierOptions): Translate {
   const stale = createRecent(accountsRemembered)
   const inactive = createRecent(accountsRemembered)
   const refreshed = new Map<string, number>()
+  const refreshing = new Map<string, Promise<LookUp>>()
 
   let directoryAway = false
 
@@ -124,17 +125,26 @@ export function createVerifier(options: VerifierOptions): Translate {
     return true
   }
 
+  /** Asks the directory anew; whoever asks meanwhile gets the same answer. */
+  const refresh = (did: string): Promise<LookUp> => {
+    metrics.refreshes.inc()
+    const asking = identityOf(did, true).finally(() => {
+      if (refreshing.get(did) === asking) refreshing.delete(did)
+    })
+    refreshing.set(did, asking)
+    return asking
+  }
+
+  const known = (did: string): Promise<LookUp> => refreshing.get(did) ?? identityOf(did, false)
+
   /** `signed`, or `unverified` when the key can't be had. Throws `RefusedError`. */
   const checkSignature = async (did: string, opened: Opened): Promise<'signed' | 'unverified'> => {
-    const isStale = stale.delete(did)
-    const first = await identityOf(did, isStale)
+    const first = await (stale.delete(did) ? refresh(did) : known(did))
     if (first === 'unavailable') return 'unverified'
     if (first !== 'none' && isSignedBy(first, opened)) return 'signed'
-    if (!isStale && mayRefresh(did)) {
-      metrics.refreshes.inc()
-      const second = await identityOf(did, true)
-      if (typeof second !== 'string' && isSignedBy(second, opened)) return 'signed'
-    }
+    // In a burst after a change of keys many fail at once: one asks, and all judge by its answer.
+    const second = await (mayRefresh(did) ? refresh(did) : known(did))
+    if (typeof second !== 'string' && isSignedBy(second, opened)) return 'signed'
     if (first === 'none') throw new RefusedError('identity', 'the account can not be resolved')
     throw new RefusedError('signature', 'the signature is not that of the key of the account')
   }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { createWindow } from './window.ts'
 
-const limits = { most: 10, waitMs: 5_000, idleMs: 5_000 }
+const limits = { most: 10, bytes: 100, waitMs: 5_000, idleMs: 5_000 }
 const never = new AbortController().signal
 const aWindow = (count = 100) => createWindow<number>({ count, bytes: 1_000 }, never)
 
@@ -26,6 +26,12 @@ test('a batch closes when it is full', async () => {
   for (const value of [1, 2, 3]) await window.push(Promise.resolve(value), 1)
   expect(await window.take({ ...limits, most: 2 })).toEqual([1, 2])
   expect(await window.take(limits)).toEqual([3])
+})
+
+test('a batch closes when it has its bytes', async () => {
+  const window = aWindow()
+  for (const value of [1, 2, 3]) await window.push(Promise.resolve(value), 60)
+  expect(await window.take(limits)).toEqual([1, 2])
 })
 
 test('a batch that has begun waits no longer than it may', async () => {

@@ -8,6 +8,8 @@ export interface WindowLimits {
 export interface TakeLimits {
   /** Most results of one batch. */
   most: number
+  /** A batch that has so many bytes takes no more. */
+  bytes: number
   /** How long a batch that has begun waits for results that are still being worked out. */
   waitMs: number
   /** How long to wait for a first result; then the batch is empty. */
@@ -36,6 +38,11 @@ type Done<T> = { bytes: number } & (
   | { state: 'failed'; error: unknown }
 )
 
+interface Batch<T> {
+  results: T[]
+  bytes: number
+}
+
 export function createWindow<T>(limits: WindowLimits, signal: AbortSignal): Window<T> {
   let slots: { slot: Slot<T> }[] = []
   let bytes = 0
@@ -61,18 +68,23 @@ export function createWindow<T>(limits: WindowLimits, signal: AbortSignal): Wind
   const isFull = () => slots.length >= limits.count || bytes >= limits.bytes
   const isReady = () => slots[0] !== undefined && slots[0].slot.state !== 'open'
 
-  const collect = (batch: T[], most: number) => {
+  /** Moves what is ready into the batch; true when the batch is full. */
+  const collect = (batch: Batch<T>, limits: TakeLimits): boolean => {
+    const isFull = () => batch.results.length >= limits.most || batch.bytes >= limits.bytes
     let taken = 0
     for (const { slot } of slots) {
-      if (slot.state === 'open' || batch.length >= most) break
+      if (slot.state === 'open' || isFull()) break
       if (slot.state === 'failed') throw slot.error
-      batch.push(slot.value)
-      bytes -= slot.bytes
+      batch.results.push(slot.value)
+      batch.bytes += slot.bytes
       taken += 1
+      bytes -= slot.bytes
     }
-    if (taken === 0) return
-    slots = slots.slice(taken)
-    notify()
+    if (taken > 0) {
+      slots = slots.slice(taken)
+      notify()
+    }
+    return isFull()
   }
 
   return {
@@ -94,7 +106,8 @@ export function createWindow<T>(limits: WindowLimits, signal: AbortSignal): Wind
       ended = true
       notify()
     },
-    async take({ most, waitMs, idleMs }) {
+    async take(limits) {
+      const { waitMs, idleMs } = limits
       const idleUntil = Date.now() + idleMs
       while (!isReady()) {
         if (signal.aborted || (ended && slots.length === 0)) return null
@@ -102,12 +115,12 @@ export function createWindow<T>(limits: WindowLimits, signal: AbortSignal): Wind
         if (left <= 0) return []
         await changed(left)
       }
-      const batch: T[] = []
+      const batch: Batch<T> = { results: [], bytes: 0 }
       const closeAt = Date.now() + waitMs
       for (;;) {
-        collect(batch, most)
+        const full = collect(batch, limits)
         const left = closeAt - Date.now()
-        if (batch.length >= most || slots.length === 0 || left <= 0 || signal.aborted) return batch
+        if (full || slots.length === 0 || left <= 0 || signal.aborted) return batch.results
         if (!isReady()) await changed(left)
       }
     },
