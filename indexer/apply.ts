@@ -4,6 +4,7 @@
  */
 import type { Event, RecordEvent, RepoEvent } from '../shared/events.ts'
 import { inTransaction, type Sql, type Transaction } from '../shared/postgres.ts'
+import type { Scope } from '../shared/scope.ts'
 import type { Outcome } from '../shared/streams/consumer.ts'
 import { type HostedEvent, newestHosted, noteHosted, setStatuses } from './accounts.ts'
 import type { Collection } from './collection.ts'
@@ -22,7 +23,6 @@ import {
   snapshotRev,
 } from './repos.ts'
 import { type Claim, type CollectionChange, changeRows } from './rows.ts'
-import type { Scope } from './scope.ts'
 import { missingFrom, noteSnapshot } from './snapshot.ts'
 import { partsOf } from './uri.ts'
 import { deleteRows, insertRows, relation } from './write.ts'

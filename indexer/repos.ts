@@ -1,8 +1,8 @@
 /** The state of whole repos: the row that a batch locks, and what is stored about its records. */
 import type { Transaction } from '../shared/postgres.ts'
+import { covers } from '../shared/scope.ts'
 import type { Stored } from './decide.ts'
 import { compareText } from './fold.ts'
-import { covers } from './scope.ts'
 import { relation } from './write.ts'
 
 /** A commit of a repo. */

@@ -1,6 +1,6 @@
 /** The end of a whole snapshot of a repo: in its scope, what it does not contain is gone. */
 import type { Transaction } from '../shared/postgres.ts'
-import { scopeOf } from './scope.ts'
+import { scopeOf } from '../shared/scope.ts'
 import { partsOf } from './uri.ts'
 
 /** The URIs of stored records that a snapshot at `rev` does not contain: all that it did not raise. */

@@ -4,12 +4,12 @@ import type { DeleteEvent, Event, PutEvent, RepoEvent } from '../shared/events.t
 import { connectPostgres, type Sql } from '../shared/postgres.ts'
 import { encodeCbor, fromLexJson } from '../shared/repo/cbor.ts'
 import { cidOf } from '../shared/repo/cid.ts'
+import { scopeOf } from '../shared/scope.ts'
 import { testDatabase } from '../test/servers/postgres.ts'
 import { type Apply, type ApplyOptions, createApply } from './apply.ts'
 import { collections } from './collections/index.ts'
 import { createDeriver } from './derive.ts'
 import { compileLexicons } from './lexicons.ts'
-import { scopeOf } from './scope.ts'
 
 const base32 = '234567abcdefghijklmnopqrstuvwxyz'
 export const someTime = '2026-01-02T03:04:05.678Z'

@@ -21,7 +21,8 @@ export function scopeOf(patterns: readonly string[]): Scope {
   }
 }
 
-function covers(pattern: string, collection: string): boolean {
+/** Whether one pattern covers a collection. */
+export function covers(pattern: string, collection: string): boolean {
   if (pattern === '*' || pattern === collection) return true
   return pattern.endsWith('.*') && collection.startsWith(pattern.slice(0, -1))
 }

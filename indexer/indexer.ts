@@ -1,0 +1,232 @@
+/** The indexer: applies the event streams and the labels to Postgres. */
+import type { Redis } from 'ioredis'
+import pLimit from 'p-limit'
+import { decodeEvent, decodeLabels, type Event } from '../shared/events.ts'
+import { createIdentity } from '../shared/identity.ts'
+import { connectPostgres, type Sql } from '../shared/postgres.ts'
+import { connectRedis, redisFailure } from '../shared/redis.ts'
+import { retryTransient, sleep } from '../shared/retry.ts'
+import { scopeOf } from '../shared/scope.ts'
+import { consume, type Entry } from '../shared/streams/consumer.ts'
+import { streamMetrics } from '../shared/streams/metrics.ts'
+import { parseStreamGroups, streams as streamNames } from '../shared/streams/names.ts'
+import { runTogether, type Worker } from '../shared/worker.ts'
+import { createApply } from './apply.ts'
+import { collections } from './collections/index.ts'
+import { createDeriver } from './derive.ts'
+import { createHandles } from './handles.ts'
+import { applyLabels } from './labels.ts'
+import { compileLexicons } from './lexicons.ts'
+import { createMetrics, type IndexerMetrics } from './metrics.ts'
+import type { options } from './options.ts'
+import { groupState, keepPosition } from './position.ts'
+import { requireTables } from './tables.ts'
+import { tally } from './tally.ts'
+
+type Config = Worker<typeof options>['config']
+
+const statementTimeoutMs = 30_000
+/** More transactions at once gain nothing: Postgres is the bottleneck. */
+const maxTransactions = 3
+/** For what goes on beside the batches: handles, positions. */
+const otherConnections = 4
+const poolWarning = 40
+const handlesAtOnce = 16
+const identityTimeoutMs = 10_000
+const identityEntries = 10_000
+const identityTtlMs = 600_000
+const positionEveryMs = 3_000
+const pendingEveryMs = 2_000
+
+/** Runs until the signal aborts; batches in hand end first. */
+export async function runIndexer(worker: Worker<typeof options>): Promise<void> {
+  const { config, log, signal, registry, health } = worker
+  const metrics = createMetrics(registry)
+  const perStream = streamMetrics(registry, 'indexer')
+  const streamGroups = parseStreamGroups(config.streamGroups)
+  const { batchSize, transactions } = flightOf(config)
+  if (config.poolMaxSize > poolWarning) {
+    log.warn({ poolMaxSize: config.poolMaxSize }, 'a pool this large helps nobody: a ceiling only')
+  }
+
+  await using redis = connectRedis({ redisUrl: config.redisUrl, log, name: 'sluice/indexer' })
+  await using sql = connectPostgres({
+    databaseUrl: config.databaseUrl,
+    poolSize: Math.min(config.poolMaxSize, transactions + otherConnections),
+    log,
+    applicationName: `sluice-indexer/${config.consumer}`,
+  })
+  using identity = createClosing(config)
+  await waitForTables(worker, sql)
+
+  const names = collections.map(({ nsid }) => nsid)
+  const validate = await compileLexicons(names)
+  const apply = createApply({
+    sql,
+    schema: config.schema,
+    collections,
+    deriver: createDeriver(collections, validate),
+    scope: scopeOf(config.collections.length > 0 ? config.collections : names),
+    statementTimeoutMs,
+    handles: config.resolveHandles,
+  })
+  const known = new Set(names)
+  const slots = pLimit(transactions)
+  const shared = { redis, name: config.consumer, streamGroups, log, metrics: perStream }
+  const common = { ...shared, batchSize, deadLetterMaxLength: config.dlqMaxLength }
+
+  const handles = createHandles({
+    sql,
+    schema: config.schema,
+    identity: identity.identity,
+    concurrency: handlesAtOnce,
+    log,
+    onResult: (result, queued) => {
+      metrics.handles.inc({ result })
+      metrics.handlesQueued.set(queued)
+    },
+  })
+
+  const indexStream = (stream: string) => {
+    const part = health.part(stream)
+    return (signal: AbortSignal) =>
+      consume<Event>({
+        ...common,
+        stream,
+        group: config.group,
+        concurrency: transactions,
+        decode: decodeEvent,
+        lane: ({ did }) => did,
+        barrier: (event) => event.type === 'repo' && event.complete !== undefined,
+        apply: (entries) =>
+          slots(async () => {
+            const applied = await timed(metrics, () => apply(entries.map(({ event }) => event)))
+            tally(metrics, entries, applied, known, log)
+            handles.want(applied.handlesWanted)
+            return applied.outcomes
+          }),
+        signal,
+        health: part,
+      })
+  }
+
+  const indexLabels = () => {
+    const part = health.part(streamNames.labels)
+    return (signal: AbortSignal) =>
+      consume({
+        ...common,
+        stream: streamNames.labels,
+        group: config.labelGroup,
+        concurrency: 1,
+        decode: decodeLabels,
+        apply: async (entries: readonly Entry<ReturnType<typeof decodeLabels>>[]) => {
+          const events = entries.map(({ event }) => event)
+          const { schema } = config
+          const { outcomes, added, removed } = await timed(metrics, () =>
+            applyLabels({ sql, schema, statementTimeoutMs }, events),
+          )
+          metrics.labelsProcessed.inc(events.reduce((sum, { labels }) => sum + labels.length, 0))
+          metrics.labelsAdded.inc(added)
+          metrics.labelsRemoved.inc(removed)
+          return outcomes
+        },
+        signal,
+        health: part,
+      })
+  }
+
+  const followed = config.mode === 'label' ? [] : config.streams
+  const groups = [
+    ...followed.map((stream) => ({ stream, group: config.group })),
+    ...(config.mode === 'stream' ? [] : [{ stream: streamNames.labels, group: config.labelGroup }]),
+  ]
+  await runTogether(signal, [
+    ...followed.map(indexStream),
+    ...(config.mode === 'stream' ? [] : [indexLabels()]),
+    ...(config.resolveHandles && followed.length > 0 ? [handles.run] : []),
+    ...groups.map(
+      (seat) => (signal: AbortSignal) =>
+        keepPosition({
+          redis,
+          sql,
+          schema: config.schema,
+          ...seat,
+          everyMs: positionEveryMs,
+          signal,
+        }),
+    ),
+    (signal) => watchPending(redis, groups, metrics, signal),
+  ])
+}
+
+/** How the events that may be in flight are spread over transactions. */
+export function flightOf(config: Pick<Config, 'batchSize' | 'concurrency'>): {
+  batchSize: number
+  transactions: number
+} {
+  const batchSize = Math.min(config.batchSize, config.concurrency)
+  const fitting = Math.floor(config.concurrency / batchSize)
+  return { batchSize, transactions: Math.min(maxTransactions, fitting) }
+}
+
+/** Waits while Postgres is away; throws when it is there and not a database for us. */
+async function waitForTables(worker: Worker<typeof options>, sql: Sql): Promise<void> {
+  const { config, log, signal, health } = worker
+  const part = health.part('postgres')
+  await retryTransient(() => requireTables(sql, config.schema), {
+    signal,
+    onRetry: (err, attempt) => {
+      part.notReady('Postgres is away')
+      log.warn({ err, attempt }, 'postgres is away')
+    },
+  })
+  part.ready()
+}
+
+function createClosing(config: Config) {
+  const identity = createIdentity({
+    plcUrl: config.plcUrl,
+    handleResolver: config.handleResolver,
+    allowPrivateHosts: config.allowPrivateHosts,
+    timeoutMs: identityTimeoutMs,
+    maxEntries: identityEntries,
+    ttlMs: identityTtlMs,
+  })
+  return { identity, [Symbol.dispose]: () => identity.close() }
+}
+
+async function timed<T>(metrics: IndexerMetrics, work: () => Promise<T>): Promise<T> {
+  const stop = metrics.applySeconds.startTimer()
+  metrics.active.inc()
+  try {
+    return await work()
+  } catch (error) {
+    metrics.unexpectedErrors.inc()
+    metrics.errors.inc()
+    throw error
+  } finally {
+    metrics.active.dec()
+    stop()
+  }
+}
+
+/** Keeps the number of pending entries current, whether anything is read or not. */
+async function watchPending(
+  redis: Redis,
+  groups: readonly { stream: string; group: string }[],
+  metrics: IndexerMetrics,
+  signal: AbortSignal,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      const states = await Promise.all(
+        groups.map(({ stream, group }) => groupState(redis, stream, group)),
+      )
+      metrics.pending.set(states.reduce((sum, state) => sum + (state?.pending ?? 0), 0))
+    } catch (error) {
+      // Until Redis is back the last number stands; the consumer tells of the outage.
+      if (redisFailure(error) === 'fault') throw error
+    }
+    await sleep(pendingEveryMs, signal)
+  }
+}

@@ -1,0 +1,86 @@
+/** The indexer's settings. */
+import {
+  count,
+  flag,
+  list,
+  natural,
+  networkOptions,
+  type Options,
+  oneOf,
+  redisOptions,
+  text,
+  workerOptions,
+} from '../shared/config.ts'
+import { postgresOptions } from '../shared/postgres.ts'
+
+export const options = {
+  ...workerOptions,
+  ...redisOptions,
+  ...postgresOptions,
+  ...networkOptions,
+  poolMaxSize: {
+    env: 'DB_POOL_MAX_SIZE',
+    parse: count,
+    default: '40',
+    doc: 'Postgres connections at most; a batch takes one, so that few are ever open.',
+  },
+  poolMinIdle: {
+    env: 'DB_POOL_MIN_IDLE',
+    parse: natural,
+    default: '0',
+    doc: 'Read for the sake of older configurations: connections are opened when they are needed.',
+  },
+  streams: {
+    env: 'INDEXER_STREAMS',
+    parse: list,
+    default: 'firehose_live,firehose_backfill',
+    doc: 'The event streams to read.',
+  },
+  group: {
+    env: 'INDEXER_GROUP',
+    parse: text,
+    default: 'firehose_group',
+    doc: 'The consumer group on the event streams.',
+  },
+  consumer: {
+    env: 'INDEXER_CONSUMER',
+    parse: text,
+    doc: 'The name of this indexer in its groups, stable across restarts and of its own.',
+  },
+  labelGroup: {
+    env: 'INDEXER_LABEL_GROUP',
+    parse: text,
+    default: 'label_group',
+    doc: 'The consumer group on the label stream.',
+  },
+  mode: {
+    env: 'INDEXER_MODE',
+    parse: oneOf('all', 'stream', 'label'),
+    default: 'all',
+    doc: 'What is read: the event streams (stream), the labels (label), or all.',
+  },
+  collections: {
+    env: 'INDEXER_COLLECTIONS',
+    parse: list,
+    default: '',
+    doc: 'The collections to index, as names, prefixes ending in .*, or * for all; by default those with tables of their own.',
+  },
+  concurrency: {
+    env: 'INDEXER_CONCURRENCY',
+    parse: count,
+    default: '100',
+    doc: 'Events that may be in transactions at once.',
+  },
+  batchSize: {
+    env: 'INDEXER_BATCH_SIZE',
+    parse: count,
+    default: '500',
+    doc: 'Events in one transaction at most.',
+  },
+  resolveHandles: {
+    env: 'ENABLE_DID_RESOLUTION',
+    parse: flag,
+    default: 'true',
+    doc: 'Whether handles are resolved and kept up to date.',
+  },
+} as const satisfies Options

@@ -1,0 +1,67 @@
+/** The position of each upstream in Postgres, from which it is followed when Redis is lost whole. */
+import type { Redis } from 'ioredis'
+import type { Sql } from '../shared/postgres.ts'
+import { schemaName } from '../shared/postgres.ts'
+import { redisFailure } from '../shared/redis.ts'
+import { retryTransient, sleep } from '../shared/retry.ts'
+import { passedMark } from '../shared/streams/marks.ts'
+
+export interface PositionOptions {
+  redis: Redis
+  sql: Sql
+  schema: string
+  stream: string
+  group: string
+  everyMs: number
+  signal: AbortSignal
+}
+
+/** Stores, every few seconds, the newest mark below what the group has still to acknowledge. */
+export async function keepPosition(options: PositionOptions): Promise<void> {
+  const { everyMs, signal } = options
+  while (!signal.aborted) {
+    await sleep(everyMs, signal)
+    try {
+      await retryTransient(() => storePosition(options), { signal })
+    } catch (error) {
+      // While Redis is away the position stands; at the stop it is as good as a few seconds ago.
+      if (!signal.aborted && redisFailure(error) === 'fault') throw error
+    }
+  }
+}
+
+/** Stores the position once; returns the id of the mark, or null when there is none yet. */
+export async function storePosition(options: Omit<PositionOptions, 'everyMs' | 'signal'>) {
+  const { redis, sql, schema, stream, group } = options
+  const state = await groupState(redis, stream, group)
+  const mark = state === null ? null : await passedMark(redis, stream, state)
+  if (mark === null) return null
+  for (const [host, seq] of Object.entries(mark.positions)) {
+    if (!/^\d{1,18}$/.test(seq)) continue
+    await sql.unsafe(
+      `insert into "${schemaName(schema)}".position as p (host, stream, "group", seq, "entryId", "updatedAt")
+       values ($1, $2, $3, $4::text::bigint, $5, $6)
+       on conflict (host, stream, "group") do update
+         set seq = excluded.seq, "entryId" = excluded."entryId", "updatedAt" = excluded."updatedAt"
+         where p.seq <> excluded.seq`,
+      [host, stream, group, seq, mark.id, new Date().toISOString()],
+    )
+  }
+  return mark.id
+}
+
+/** Null when the stream or the group is not there. */
+export async function groupState(
+  redis: Redis,
+  stream: string,
+  group: string,
+): Promise<{ oldestPending: string | null; lastDelivered: string; pending: number } | null> {
+  if ((await redis.exists(stream)) === 0) return null
+  const groups = (await redis.xinfo('GROUPS', stream)) as (string | number | null)[][]
+  const fields = groups.find((flat) => flat[flat.indexOf('name') + 1] === group)
+  if (fields === undefined) return null
+  const lastDelivered = String(fields[fields.indexOf('last-delivered-id') + 1])
+  // Asked after the last id: an entry delivered in between can only make the position older.
+  const [pending, oldest] = (await redis.xpending(stream, group)) as [number, string | null]
+  return { oldestPending: oldest, lastDelivered, pending }
+}
