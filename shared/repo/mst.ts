@@ -197,6 +197,7 @@ function load(tree: Node | Cid, layer: number, blocks: Blocks): Node {
 
 function placed(node: MstNode, layer: number, cid: Cid): Node {
   const { keys, values, trees } = node
+  if (keys.length === 0 && trees[0] === null) throw malformed('an empty node below another')
   if (layer === 0 && trees.some((tree) => tree !== null)) throw malformed('a subtree below layer 0')
   return { layer, keys, values, trees, cid }
 }
