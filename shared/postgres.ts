@@ -6,7 +6,7 @@ import postgres from 'postgres'
 import { ConfigError, type Options } from './config.ts'
 import { errorText } from './errors.ts'
 
-/** A pool of connections. Closing it lets running queries end, for at most 5 s. */
+/** A pool of connections. Closing it lets running queries end, for at most 1 s. */
 export type Sql = postgres.Sql & AsyncDisposable
 /** One open transaction. */
 export type Transaction = postgres.TransactionSql
@@ -29,7 +29,11 @@ export interface TransactionOptions {
 
 const connectTimeoutSeconds = 10
 const idleTimeoutSeconds = 60
-const closeTimeoutSeconds = 5
+/**
+ * Short, for whoever closes has waited for its work. After the server ended a session the client
+ * library takes a query for open that is not, and would always wait for the whole of it.
+ */
+const closeTimeoutSeconds = 1
 /** An open transaction whose process hangs must not hold its row locks for ever. */
 const idleInTransactionTimeoutMs = 60_000
 
