@@ -13,5 +13,6 @@ export function createLog(service: string, level: string, destination?: Destinat
     formatters: { level: (label: string) => ({ level: label }) },
     serializers: { err: errorFields },
   }
-  return destination === undefined ? pino(options) : pino(options, destination)
+  // Written at once: pino's own default waits for ever in a fatal line when the reader is gone.
+  return pino(options, destination ?? pino.destination({ dest: 1, sync: true }))
 }

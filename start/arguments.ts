@@ -55,7 +55,7 @@ export function readArguments(args: readonly string[]): Arguments {
     if (!option) problems.push(`${token.rawName} is not an option`)
     else if (option.type === 'boolean' && token.value !== undefined)
       problems.push(`${token.rawName} takes no value`)
-    else if (option.type === 'string' && !token.value)
+    else if (option.type === 'string' && isMissing(token))
       problems.push(`${token.rawName} needs a value`)
   }
 
@@ -85,6 +85,11 @@ export function readArguments(args: readonly string[]): Arguments {
     simulated,
     help: values['help'] === true,
   }
+}
+
+/** What looks like the next option is not taken as the value, unless it is joined by `=`. */
+function isMissing(token: { value: string | undefined; inlineValue: boolean | undefined }): boolean {
+  return !token.value || (token.value.startsWith('-') && token.inlineValue !== true)
 }
 
 function texts(value: unknown): string[] {

@@ -52,7 +52,6 @@ export async function startChild(options: ChildOptions): Promise<Child> {
   if (onMessage) child.on('message', onMessage)
   const ended = exitOf(child)
   const drained = [child.stdout, child.stderr].map((stream) => takeLines(stream, keep, onLine))
-  const exited = Promise.all([ended, ...drained]).then(([exit]) => exit)
   const { pid } = child
   if (pid === undefined) {
     const { error } = await ended
@@ -60,14 +59,11 @@ export async function startChild(options: ChildOptions): Promise<Child> {
   }
   const pidFile = join(dir, `${service}.pid`)
   await writeFile(pidFile, String(pid))
-  return {
-    pid,
-    exited,
-    stop: async () => {
-      await endProcess(pid, stopSteps)
-      await rm(pidFile, { force: true })
-    },
-  }
+  const exited = Promise.all([ended, ...drained]).then(async ([exit]) => {
+    await rm(pidFile, { force: true })
+    return exit
+  })
+  return { pid, exited, stop: () => endProcess(pid, stopSteps) }
 }
 
 function exitOf(child: ChildProcess): Promise<Exit & { error?: Error }> {

@@ -126,7 +126,8 @@ async function build({ folder, signal }: Building): Promise<void> {
         timeoutMs: downloadTimeoutMs,
         signal,
       })
-      if (update.code !== 0) problem = lastLine(update.stderr) || problem
+      // A mirror that can't be reached is only a warning of apt's.
+      problem = lastLine(update.stderr) || problem
     }
     for (const set of packageSets) {
       const failed = await unpack(set, { folder, signal }, options)

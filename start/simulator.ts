@@ -7,6 +7,7 @@ export interface SimulatedNetwork {
   plc: string
   pds: readonly string[]
   labeler: string | null
+  handleResolver: string
   child: Child
 }
 
@@ -56,5 +57,6 @@ function readHosts(message: unknown): Omit<SimulatedNetwork, 'child'> | null {
   if (typeof ready !== 'object' || ready === null) return null
   const pds = [ready['pds']].flat().map(String)
   const labeler = ready['labeler'] ? String(ready['labeler']) : null
-  return { relay: String(ready['relay']), plc: String(ready['plc']), pds, labeler }
+  const handleResolver = String(ready['handleResolver'] ?? pds[0] ?? '')
+  return { relay: String(ready['relay']), plc: String(ready['plc']), pds, labeler, handleResolver }
 }

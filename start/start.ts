@@ -230,7 +230,7 @@ function simulatedEnvironment(network: SimulatedNetwork): Record<string, string>
     INGESTER_MODE: 'all',
     INGESTER_LABELER_HOSTS: network.labeler ?? '',
     PLC_URL: network.plc,
-    HANDLE_RESOLVER: network.pds[0] ?? '',
+    HANDLE_RESOLVER: network.handleResolver,
     ALLOW_PRIVATE_HOSTS: 'true',
   }
 }
