@@ -332,6 +332,42 @@ describe('a Redis that has gone back', () => {
   })
 })
 
+describe('a stop', () => {
+  test('while Redis is away is no failure', async () => {
+    await using room = await aRoom()
+    const env = { ...room.env, REDIS_URL: `redis://127.0.0.1:${await freePort()}` }
+    const ingester = startIngester({ ...env, INGESTER_MODE: 'all' })
+    await expect.poll(() => ingester.log.some(({ msg }) => msg === 'redis is away')).toBe(true)
+    await ingester.stop()
+  })
+
+  test('at the high-water mark leaves the position where the entries are', async () => {
+    await using room = await aRoom()
+    serveCorpus(room.network)
+    await room.redis.xgroup('CREATE', 'firehose_live', 'firehose_group', '0', 'MKSTREAM')
+    const ingester = startIngester({
+      ...room.env,
+      INGESTER_HIGH_WATER_MARK: '20',
+      INGESTER_BATCH_SIZE: '10',
+    })
+    await room.network.relay.play(recorded)
+    const waiting = () => ingester.metric('ingester_stream_producer_waiting')
+    await expect.poll(waiting, patience).toBe(1)
+    await ingester.stop()
+    expect(await room.cursor()).toBe(String((await room.events()).at(-1)?.seq))
+  })
+})
+
+test('positions are marked beside the entries, for the indexers to store', async () => {
+  await using room = await aRoom()
+  await room.network.account()
+  await using _ = startIngester(room.env)
+  await room.caughtUp()
+  const marks = () => room.redis.xrange('firehose_live:marks', '-', '+')
+  const { host, lastSeq } = room.network.relay
+  await expect.poll(async () => (await marks()).at(-1)?.[1], patience).toEqual([host, `${lastSeq}`])
+})
+
 describe('back-pressure', () => {
   test('at the high-water mark nothing is dropped: the position stays behind until there is room', async () => {
     await using room = await aRoom()

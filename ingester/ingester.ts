@@ -5,6 +5,8 @@ import { createIdentity } from '../shared/identity.ts'
 import { connectRedis } from '../shared/redis.ts'
 import { sleep } from '../shared/retry.ts'
 import { scopeOf } from '../shared/scope.ts'
+import { registerLengths } from '../shared/streams/lengths.ts'
+import { keepMarking } from '../shared/streams/marks.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
 import {
   cursorKeys,
@@ -60,7 +62,24 @@ export async function runIngester(worker: Worker<typeof options>): Promise<void>
     { mode: config.mode, relays: relays.map(nameOf), labelers: labelers.map(nameOf) },
     'reading',
   )
-  await runTogether(worker.signal, parts)
+  registerLengths({
+    redis,
+    streams: Object.values(streams),
+    registry,
+    service: 'ingester',
+  })
+  await runTogether(worker.signal, parts.map(unlessStopped))
+}
+
+/** At the stop Redis may be away, and whatever waits for it then fails: that is no failure. */
+function unlessStopped(part: Part): Part {
+  return async (signal) => {
+    try {
+      await part(signal)
+    } catch (error) {
+      if (!signal.aborted) throw error
+    }
+  }
 }
 
 interface Room {
@@ -71,7 +90,7 @@ interface Room {
 }
 
 async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
-  const { config, log } = room.worker
+  const { config } = room.worker
   const { metrics } = room
   const identity = createIdentity({
     plcUrl: config.plcUrl,
@@ -82,7 +101,12 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
     ttlMs: identityTtlMs,
   })
   try {
-    await followAll(room, hosts, signal, {
+    const marked = hosts.map(({ raw, name: host }) => {
+      return { host, key: cursorKeys(streams.live, raw).key }
+    })
+    const mark: Part = (signal) =>
+      keepMarking({ redis: room.redis, stream: streams.live, hosts: marked, signal })
+    const endpoint: Endpoint = {
       stream: streams.live,
       method: 'com.atproto.sync.subscribeRepos',
       highWaterMark: config.firehoseHighWaterMark ?? config.highWaterMark,
@@ -98,10 +122,10 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
         }),
       onFrame: () => metrics.firehoseEvents.inc(),
       onAppended: (entries) => metrics.streamEvents.inc(entries),
-    })
+    }
+    await runTogether(signal, [(signal) => followAll(room, hosts, signal, endpoint), mark])
   } finally {
     identity.close()
-    log.debug('identities closed')
   }
 }
 
