@@ -45,7 +45,8 @@ const settings: Settings = {
   protocol: 2,
   enableOfflineQueue: false,
   autoResendUnfulfilledCommands: false,
-  maxRetriesPerRequest: null,
+  // With null (wait for ever) a command whose connection was lost would neither be sent again nor fail.
+  maxRetriesPerRequest: 0,
   retryStrategy: (times) => Math.min(25 * 2 ** times, 1_000),
   socketTimeout: silentMs,
   // A demoted master answers READONLY: connect again, to whoever is master now.
