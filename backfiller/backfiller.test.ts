@@ -315,6 +315,32 @@ test.concurrent('an entry that is no request is set aside with what was wrong wi
   expect(await backfiller.metric('backfiller_repos_dead_lettered_total')).toBe(1)
 })
 
+test.concurrent('requests for a host that wants to be left alone for long give way to others', async () => {
+  await using room = await startRoom()
+  const [angry] = room.network.pds
+  const headers = { 'retry-after': '3600' }
+  const fault = angry.fault({}, { kind: 'status', status: 429, headers })
+  await room.serve(little, carOf(little), 1)
+  await room.start({ BACKFILLER_CONCURRENCY: '1' })
+  for (let number = 0; number < 25; number += 1) {
+    const id = `did:plc:aaaaaaaaaaaaaaaaaaaaaaa${String.fromCharCode(97 + number)}`
+    room.network.plc.serve({ ...documentOf(tiny), id }, { pds: angry.url })
+    await room.ask(id)
+  }
+  await room.ask(little.did)
+  await until(async () => expect(await room.events()).toHaveLength(little.records + 1))
+  expect(fault.fired).toBe(1)
+  expect(await room.redis.xlen('repo_backfill')).toBe(25)
+  expect(await room.deadLetters()).toEqual([])
+  expect(await room.redis.hlen('repo_backfill:attempts')).toBe(1)
+})
+
+test.concurrent('a stop while Redis is away is a clean end', async () => {
+  await using room = await startRoom()
+  const backfiller = await room.start({ REDIS_URL: 'redis://127.0.0.1:1' })
+  await expect(backfiller.stop()).resolves.toBeUndefined()
+})
+
 test.concurrent('two requests for one account are served one after the other', async () => {
   await using room = await startRoom()
   await room.serve(little)
@@ -333,7 +359,7 @@ test.concurrent('every metric that dashboards know is there from the start, and 
   const backfiller = await room.start({ BACKFILLER_CONCURRENCY: '1' })
   await room.ask(tiny.did)
   await room.done()
-  const later = new Date(Date.now() + 600_000).toISOString()
+  const later = new Date(Date.now() + 15_000).toISOString()
   for (let number = 0; number < 15; number += 1) {
     await room.ask(`did:plc:aaaaaaaaaaaaaaaaaaaaaaa${'234567abcdefghi'[number]}`, {
       notBefore: later,

@@ -60,19 +60,23 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
   await runTogether(signal, [
     (signal) => watchLengths(redis, config, metrics, signal),
     async (signal) => {
-      const producer = await createProducer({
-        redis,
-        stream: config.firehoseStream,
-        highWater: {
-          length: config.highWaterMark,
-          memoryRatio: config.memoryHighWater,
-          memoryLimitBytes: config.memoryLimitBytes,
-        },
-        groups: namedGroups(streamGroups, config.firehoseStream),
+      const producer = await untilStopped(
         signal,
-        log,
-        metrics: streams,
-      })
+        createProducer({
+          redis,
+          stream: config.firehoseStream,
+          highWater: {
+            length: config.highWaterMark,
+            memoryRatio: config.memoryHighWater,
+            memoryLimitBytes: config.memoryLimitBytes,
+          },
+          groups: namedGroups(streamGroups, config.firehoseStream),
+          signal,
+          log,
+          metrics: streams,
+        }),
+      )
+      if (producer === null) return
       const repos = {
         identity,
         hosts,
@@ -112,6 +116,16 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
       })
     },
   ])
+}
+
+/** Null when it fails because of the stop: whoever waits for Redis has nothing in hand to lose. */
+async function untilStopped<T>(signal: AbortSignal, opening: Promise<T>): Promise<T | null> {
+  try {
+    return await opening
+  } catch (error) {
+    if (signal.aborted) return null
+    throw error
+  }
 }
 
 /** Keeps the lengths of both streams current, whether anything is read or not. */

@@ -6,6 +6,7 @@ import { backoff, sleep } from '../shared/retry.ts'
 import type { Entry, Outcome } from '../shared/streams/consumer.ts'
 import type { AttemptStore, Attempts } from './attempts.ts'
 import { type Failure, failureOf, type Stage } from './failures.ts'
+import { HostPausedError, longPauseMs } from './hosts.ts'
 import type { BackfillerMetrics } from './metrics.ts'
 import type { Snapshot, Trace } from './repo.ts'
 
@@ -35,23 +36,28 @@ export function decodeAsked(fields: readonly string[]): Asked {
   }
 }
 
-/** A timer can't be set further ahead than this; a request may. */
-const longestSleepMs = 86_400_000
+/** Who has to wait longer than this is given back to the stream, and delivered again every minute. */
+const longestHeldMs = longPauseMs
+/** What is given back at once stays bounded: beyond it requests wait in hand, and the intake with them. */
+const mostGivenBack = 1_000
 
 /**
  * Brings requests to their outcome: `applied`, `refused:` with what the host or directory says of
- * the account, a dead letter, or `pending` when the signal aborts first. Requests for one account
- * are served one after the other.
+ * the account, a dead letter, or `pending` when the signal aborts first or the time for it has not
+ * come by far. Requests for one account are served one after the other.
  */
 export function createHandler(options: HandlerOptions): Handler {
   const underWay = new Map<string, Promise<unknown>>()
+  const parked = new Map<string, number>()
   return async ({ id, event }, signal) => {
     if ('invalid' in event) {
       return deadLetter({ reason: 'invalid', message: event.invalid }, { attempt: 1 }, options)
     }
     const { did } = event
     const before = underWay.get(did) ?? Promise.resolve()
-    const mine = before.catch(() => {}).then(() => handle(id, event, options, signal))
+    const mine = before
+      .catch(() => {})
+      .then(() => handle(id, event, { ...options, parked }, signal))
     underWay.set(did, mine)
     try {
       return await mine
@@ -61,32 +67,53 @@ export function createHandler(options: HandlerOptions): Handler {
   }
 }
 
+interface Handling extends HandlerOptions {
+  /** What was given back for a while: by id, until when. */
+  parked: Map<string, number>
+}
+
 async function handle(
   id: string,
   { did, notBefore }: BackfillRequest,
-  options: HandlerOptions,
+  options: Handling,
   signal: AbortSignal,
 ): Promise<Outcome> {
-  const { attempts, log, metrics } = options
+  const { attempts, log, parked } = options
+  parked.delete(id)
   try {
     let past = await attempts.of(did, id)
-    await waitUntil(Math.max(timeOf(notBefore), timeOf(past?.retry_at)), metrics, signal)
+    let due = Math.max(timeOf(notBefore), timeOf(past?.retry_at))
     for (;;) {
-      if (past !== null) metrics.retries.inc()
+      if (mayPark(id, due, parked)) return 'pending'
+      await waitUntil(due, options.metrics, signal)
       const result = await tryOnce({ did, entry: id, past }, options, signal)
       if ('outcome' in result) {
         await attempts.forget(did)
         return result.outcome
       }
-      past = result.next
-      await attempts.keep(did, past)
-      await waitUntil(timeOf(past.retry_at), metrics, signal)
+      if ('next' in result) {
+        past = result.next
+        await attempts.keep(did, past)
+      }
+      due = 'next' in result ? timeOf(result.next.retry_at) : result.pausedUntil
     }
   } catch (error) {
     if (!signal.aborted) throw error
     log.info({ did, entry: id }, 'given back unfinished')
     return 'pending'
   }
+}
+
+function mayPark(id: string, due: number, parked: Map<string, number>): boolean {
+  const now = Date.now()
+  if (due - now <= longestHeldMs) return false
+  if (parked.size >= mostGivenBack) {
+    // Another backfiller may have taken what we gave back: it does not count for ever.
+    for (const [other, until] of parked) if (until < now) parked.delete(other)
+  }
+  if (parked.size >= mostGivenBack) return false
+  parked.set(id, due)
+  return true
 }
 
 interface Try {
@@ -99,21 +126,25 @@ async function tryOnce(
   { did, entry, past }: Try,
   options: HandlerOptions,
   signal: AbortSignal,
-): Promise<{ outcome: Outcome } | { next: Attempts }> {
+): Promise<{ outcome: Outcome } | { next: Attempts } | { pausedUntil: number }> {
   const { backfill, log, metrics } = options
   const started = performance.now()
   const trace: Trace = { host: '' }
   const attempt = (past?.attempts ?? 0) + 1
   try {
     const { host, rev, records, refused } = await backfill(did, signal, trace)
+    if (past !== null) metrics.retries.inc()
     metrics.processed.inc()
     const durationMs = Math.round(performance.now() - started)
     const rest = Object.keys(refused).length === 0 ? {} : { refused }
     log.info({ entry, did, rev, host, attempt, durationMs, count: records, ...rest }, 'repo done')
     return { outcome: 'applied' }
   } catch (error) {
+    if (signal.aborted) throw error
+    if (error instanceof HostPausedError) return { pausedUntil: error.until }
     const failure = failureOf(error)
-    if (failure === null || signal.aborted) throw error
+    if (failure === null) throw error
+    if (past !== null) metrics.retries.inc()
     const { reason, message } = failure
     const fields = { entry, did, host: trace.host, attempt, reason, error: message }
     if (failure.kind === 'ended') {
@@ -188,7 +219,7 @@ async function waitUntil(time: number, metrics: BackfillerMetrics, signal: Abort
   metrics.sleeping.inc()
   try {
     while (time > Date.now()) {
-      await sleep(Math.min(time - Date.now(), longestSleepMs), signal)
+      await sleep(Math.min(time - Date.now(), longestHeldMs), signal)
       signal.throwIfAborted()
     }
   } finally {

@@ -1,6 +1,6 @@
 /** Turns at hosts: how many, how close together, and when a host is left alone. */
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { createHosts, limitsOf } from './hosts.ts'
+import { createHosts, HostPausedError, limitsOf } from './hosts.ts'
 
 const { signal } = new AbortController()
 
@@ -45,7 +45,7 @@ test('no more requests run at a host than its bound', async () => {
 })
 
 test('what is left of a window is shared out over it, and an empty one is waited for', async () => {
-  const hosts = createHosts({ spacingMs: 10 })
+  const hosts = createHosts({ spacingMs: 10, patientMs: 1e9 })
   using turn = await hosts.turn('host', signal)
   turn.heard({ remaining: 10, resetAt: Date.now() + 10_000 })
   const times = await turnsAt(hosts, 'host', 3)
@@ -55,7 +55,7 @@ test('what is left of a window is shared out over it, and an empty one is waited
 })
 
 test('a host that asks to be left alone is left alone, for an hour at most', async () => {
-  const hosts = createHosts({ spacingMs: 10 })
+  const hosts = createHosts({ spacingMs: 10, patientMs: 1e9 })
   using turn = await hosts.turn('host', signal)
   turn.heard({ retryAfterMs: 7_000 })
   expect(await turnsAt(hosts, 'host', 1)).toEqual([7_000])
@@ -64,7 +64,7 @@ test('a host that asks to be left alone is left alone, for an hour at most', asy
 })
 
 test('a host that fails again and again cools off longer each time, until it works', async () => {
-  const hosts = createHosts({ spacingMs: 0, patience: 3, coolingMs: 1_000 })
+  const hosts = createHosts({ spacingMs: 0, patience: 3, coolingMs: 1_000, patientMs: 1e9 })
   using turn = await hosts.turn('host', signal)
   const after = async (failures: number) => {
     for (let failed = 0; failed < failures; failed += 1) turn.failed()
@@ -76,6 +76,17 @@ test('a host that fails again and again cools off longer each time, until it wor
   expect(await after(20)).toBe(60_000)
   turn.worked()
   expect(await after(2)).toBe(0)
+})
+
+test('a long pause sends away those who wait, and those who come', async () => {
+  const hosts = createHosts({ concurrency: 1, spacingMs: 0, patientMs: 30_000 })
+  using turn = await hosts.turn('host', signal)
+  const waiting = hosts.turn('host', signal)
+  turn.heard({ retryAfterMs: 300_000 })
+  const until = Date.now() + 300_000
+  await expect(waiting).rejects.toEqual(new HostPausedError('host', until))
+  await expect(hosts.turn('host', signal)).rejects.toMatchObject({ until })
+  await expect(hosts.turn('other', signal)).resolves.toBeDefined()
 })
 
 test('who stops waiting gives the place to the next', async () => {

@@ -19,8 +19,22 @@ export interface Turn extends Disposable {
   failed: () => void
 }
 
+/** A host is left alone for so long that nobody should wait for it in line. */
+export class HostPausedError extends Error {
+  override readonly name = 'HostPausedError'
+  /** When it may be asked again, in milliseconds since 1970. */
+  readonly until: number
+  constructor(host: string, until: number) {
+    super(`${host} is left alone until ${new Date(until).toISOString()}`)
+    this.until = until
+  }
+}
+
 export interface Hosts {
-  /** Waits for a turn at a host. Throws the signal's reason when that aborts first. */
+  /**
+   * Waits for a turn at a host. Throws HostPausedError when the host is left alone for long, also
+   * when that begins while we wait; and the signal's reason when that aborts first.
+   */
   turn: (host: string, signal: AbortSignal) => Promise<Turn>
   /** Hosts that are remembered. */
   readonly size: number
@@ -35,16 +49,26 @@ export interface HostsOptions {
   patience?: number
   coolingMs?: number
   maxCoolingMs?: number
+  /** A longer pause than this sends those in line away. */
+  patientMs?: number
 }
 
+interface Waiter {
+  go: () => void
+  leave: (reason: unknown) => void
+}
+
+/** A pause that nobody should wait for in line: longer than the first few steps of cooling off. */
+export const longPauseMs = 20_000
 /** A host may ask for an hour of silence at most; what says more is mistaken or lying. */
 const maxPauseMs = 3_600_000
 /** Hosts without requests are forgotten beyond this many. */
 const maxIdleHosts = 10_000
 
 interface Host {
+  name: string
   running: number
-  waiting: (() => void)[]
+  waiting: Waiter[]
   timer: NodeJS.Timeout | null
   /** Before this time no request is sent. */
   notBefore: number
@@ -58,21 +82,34 @@ interface Host {
  */
 export function createHosts(options: HostsOptions = {}): Hosts {
   const { concurrency = 4, spacingMs = 50, patience = 3 } = options
-  const { coolingMs = 1_000, maxCoolingMs = 60_000 } = options
+  const { coolingMs = 1_000, maxCoolingMs = 60_000, patientMs = longPauseMs } = options
   const hosts = new Map<string, Host>()
 
   const hostOf = (name: string): Host => {
     const known = hosts.get(name)
     if (known !== undefined) return known
     forgetIdle(hosts)
-    const host = { running: 0, waiting: [], timer: null, notBefore: 0, spacingMs, failures: 0 }
+    const host: Host = {
+      name,
+      running: 0,
+      waiting: [],
+      timer: null,
+      notBefore: 0,
+      spacingMs,
+      failures: 0,
+    }
     hosts.set(name, host)
     return host
   }
 
   const pause = (host: Host, ms: number) => {
     host.notBefore = Math.max(host.notBefore, Date.now() + Math.min(ms, maxPauseMs))
+    if (!isPausedLong(host)) return
+    const reason = new HostPausedError(host.name, host.notBefore)
+    for (const waiter of [...host.waiting]) waiter.leave(reason)
   }
+
+  const isPausedLong = (host: Host) => host.notBefore - Date.now() > patientMs
 
   /** Lets the next one go, or arranges to look again when it may. */
   const advance = (host: Host): void => {
@@ -87,7 +124,7 @@ export function createHosts(options: HostsOptions = {}): Hosts {
     }
     host.running += 1
     pause(host, host.spacingMs)
-    host.waiting.shift()?.()
+    host.waiting.shift()?.go()
     advance(host)
   }
 
@@ -126,20 +163,25 @@ export function createHosts(options: HostsOptions = {}): Hosts {
       new Promise((resolve, reject) => {
         if (signal.aborted) return reject(signal.reason)
         const host = hostOf(name)
-        const go = () => {
-          signal.removeEventListener('abort', leave)
-          resolve(begin(host))
+        if (isPausedLong(host)) return reject(new HostPausedError(name, host.notBefore))
+        const waiter: Waiter = {
+          go() {
+            signal.removeEventListener('abort', abort)
+            resolve(begin(host))
+          },
+          leave(reason) {
+            signal.removeEventListener('abort', abort)
+            host.waiting.splice(host.waiting.indexOf(waiter), 1)
+            if (host.waiting.length === 0 && host.timer !== null) {
+              clearTimeout(host.timer)
+              host.timer = null
+            }
+            reject(reason)
+          },
         }
-        const leave = () => {
-          host.waiting.splice(host.waiting.indexOf(go), 1)
-          if (host.waiting.length === 0 && host.timer !== null) {
-            clearTimeout(host.timer)
-            host.timer = null
-          }
-          reject(signal.reason)
-        }
-        signal.addEventListener('abort', leave, { once: true })
-        host.waiting.push(go)
+        const abort = () => waiter.leave(signal.reason)
+        signal.addEventListener('abort', abort, { once: true })
+        host.waiting.push(waiter)
         advance(host)
       }),
     get size() {

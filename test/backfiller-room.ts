@@ -20,7 +20,7 @@ export interface Room extends AsyncDisposable {
   env: Record<string, string>
   start: (env?: Record<string, string>) => Promise<Running>
   /** Lets the network know a recorded repo: its DID document, and its CAR or another one. */
-  serve: (repo: RecordedRepo, car?: Uint8Array) => Promise<void>
+  serve: (repo: RecordedRepo, car?: Uint8Array, pds?: 0 | 1) => Promise<void>
   /** Puts a request on the stream and gives its id. */
   ask: (did: string, more?: { notBefore?: string }) => Promise<string>
   /** Resolves when nothing is waiting or pending. */
@@ -41,7 +41,7 @@ const patience = { timeout: 20_000, interval: 20 }
 
 export async function startRoom(): Promise<Room> {
   const resources = new AsyncDisposableStack()
-  const network = resources.use(await startNetwork())
+  const network = resources.use(await startNetwork({ pds: 2 }))
   const { redis, url } = resources.use(await testRedis())
   const env = {
     REDIS_URL: url,
@@ -52,7 +52,6 @@ export async function startRoom(): Promise<Room> {
     BACKFILLER_RETRY_INITIAL_BACKOFF_MS: '10',
     BACKFILLER_RETRY_MAX_BACKOFF_MS: '50',
   }
-  const [pds] = network.pds
   return {
     network,
     redis,
@@ -62,7 +61,8 @@ export async function startRoom(): Promise<Room> {
       resources.defer(running.stop)
       return running
     },
-    async serve(repo, car = carOf(repo)) {
+    async serve(repo, car = carOf(repo), which = 0) {
+      const pds = network.pds[which] ?? network.pds[0]
       network.plc.serve(documentOf(repo), { pds: pds.url })
       await pds.serveCar(repo.did, car)
     },
