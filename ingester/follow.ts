@@ -58,6 +58,7 @@ export interface FollowOptions {
   batchTimeoutMs: number
   idleTimeoutMs: number
   signal: AbortSignal
+  /** Its lines name the host and the stream. */
   log: Logger
   metrics: IngesterMetrics
   health: Part
@@ -103,7 +104,7 @@ export async function follow(options: FollowOptions): Promise<void> {
     const waitMs = Math.max(ending.waitMs, backoff(failures, wait))
     const { reason, detail } = ending
     health.notReady(`${host.name}: ${detail}`)
-    const fields = { host: host.name, reason, detail, durationMs: held, waitMs: Math.round(waitMs) }
+    const fields = { reason, detail, durationMs: held, waitMs: Math.round(waitMs) }
     // One warning when a host goes away, not one a try.
     if (reason !== 'unreachable') log.warn(fields, 'the connection has ended')
     else if (toldUnreachable) log.debug(fields, unreachableText)
@@ -125,7 +126,7 @@ async function session(options: FollowOptions, broken: BrokenFrames): Promise<En
     if (signal.aborted) return ended('stopped', 'stopped')
     if (error instanceof RewoundError) {
       options.log.error(
-        { stream: options.stream, host: options.host.name, cursor: error.cursor },
+        { cursor: error.cursor },
         'Redis has gone back; reading again from the older position',
       )
       return ended('rewound', 'Redis has gone back')
@@ -144,7 +145,7 @@ async function connect(options: FollowOptions, cursor: string | null): Promise<S
   const onPressure = (pressed: boolean) => metrics.backpressure.inc(pressed ? 1 : -1)
   const socket = await openSocket({ url: url.href, signal, idleTimeoutMs, onPressure })
   health.ready()
-  log.info({ host: host.name, cursor: url.searchParams.get('cursor') ?? 'live' }, 'connected')
+  log.info({ cursor: url.searchParams.get('cursor') ?? 'live' }, 'connected')
   return socket
 }
 
@@ -167,7 +168,7 @@ async function readAndAppend(
     const either = AbortSignal.any([signal, failed.signal])
     const window = createWindow<Translated>(windowLimits, either)
     const intake = async () => {
-      const seen = { ownPosition: false, stale: false }
+      const seen = { ownPosition: false, stale: false, behind: false }
       const session = { broken, socket, window, cursor, seen, signal: either }
       try {
         ending = await readFrames({ ...options, ...session })
@@ -198,7 +199,7 @@ interface Intake extends FollowOptions {
   /** The durable position that the session began after. */
   cursor: number | null
   /** What the session has met already. */
-  seen: { ownPosition: boolean; stale: boolean }
+  seen: { ownPosition: boolean; stale: boolean; behind: boolean }
 }
 
 /** Reads until the connection ends, the host says why it must, or a frame is broken. */
@@ -225,6 +226,10 @@ async function readFrames(intake: Intake): Promise<Ending> {
       continue
     }
     if (message.type === 'malformed') refuseMalformed(intake, message)
+    if (seq !== null && intake.seen.behind) {
+      intake.seen.behind = false
+      intake.health.ready()
+    }
     last = seq ?? last
     const time = 'time' in message ? message.time : null
     const result = translate(message).then((entries) => ({ seq, time, entries }))
@@ -247,7 +252,7 @@ async function decodeOrSetAside(
     metrics.errors.inc()
     if (broken.isAside(frame, last)) return 'aside'
     const tries = broken.count(frame, last)
-    const fields = { host: host.name, seq: last, attempt: tries, bytes: frame.length, err: error }
+    const fields = { seq: last, attempt: tries, bytes: frame.length, err: error }
     if (tries < framesTries) {
       log.warn(fields, 'a frame after this position can not be decoded; connecting again')
       return 'again'
@@ -261,12 +266,12 @@ async function decodeOrSetAside(
   }
 }
 
-function errorFrame({ host, log, metrics }: Intake, error: string, message: string | null): Ending {
+function errorFrame({ log, metrics }: Intake, error: string, message: string | null): Ending {
   const detail = `the host says ${error.slice(0, 80)}: ${(message ?? '').slice(0, 200)}`
   if (error === 'FutureCursor') {
     metrics.future.inc()
     log.error(
-      { host: host.name, detail },
+      { detail },
       'the host is behind our position: is it another host, or was it reset? An operator must decide; the position stays',
     )
     return ended('error-frame', detail, futureWaitMs)
@@ -274,8 +279,8 @@ function errorFrame({ host, log, metrics }: Intake, error: string, message: stri
   return ended('error-frame', detail, error === 'ConsumerTooSlow' ? slowWaitMs : 0)
 }
 
-function inform({ host, cursor, log, metrics }: Intake, { name, message }: InfoMessage): void {
-  const fields = { host: host.name, name, message, seq: cursor }
+function inform({ cursor, log, metrics }: Intake, { name, message }: InfoMessage): void {
+  const fields = { name, message, seq: cursor }
   if (name !== 'OutdatedCursor') {
     log.info(fields, 'the host informs')
     return
@@ -284,11 +289,11 @@ function inform({ host, cursor, log, metrics }: Intake, { name, message }: InfoM
   log.error(fields, 'the host no longer has what followed our position: events are missing')
 }
 
-function refuseMalformed({ host, log, metrics }: Intake, message: MalformedMessage): void {
+function refuseMalformed({ log, metrics }: Intake, message: MalformedMessage): void {
   const { kind, reason, seq } = message
   metrics.refused.inc({ kind: kind.slice(1), reason })
   metrics.errors.inc()
-  log.debug({ host: host.name, seq, reason }, 'a frame of a known kind has a wrong field')
+  log.debug({ seq, reason }, 'a frame of a known kind has a wrong field')
 }
 
 /** Counts a frame that is not new: the replay of our own position, or one that goes back. */
@@ -302,11 +307,13 @@ function refuseStale(intake: Intake, message: Message, seq: number, last: number
   }
   metrics.refused.inc({ kind: kindOf(message), reason: 'seq-back' })
   metrics.errors.inc()
+  if (seq < (cursor ?? 0)) {
+    seen.behind = true
+    health.notReady(`${host.name} sends positions before ours`)
+  }
   if (seen.stale) return
   seen.stale = true
-  const fields = { host: host.name, seq, last }
-  log.error(fields, 'the positions of the host do not go forward: such frames are refused')
-  if (seq < (cursor ?? 0)) health.notReady(`${host.name} sends positions before ours`)
+  log.error({ seq, last }, 'the positions of the host do not go forward: such frames are refused')
 }
 
 /** Appends batches until the window has ended. Throws what `append` throws. */
