@@ -186,13 +186,18 @@ export class Account implements HostedRepo {
     const commit = await signCommit({ did: this.did, version: 3, rev, prev: null, data }, this.#key)
     const bytes = encode(commit)
     const cid = await cidForCbor(bytes)
+    const newBlocks = new BlockMap(
+      [[cid, bytes] as const, ...diff.newMstBlocks, ...leaves].map(([cid, bytes]) => [
+        cid,
+        own(bytes),
+      ]),
+    )
 
     // Sync 1.1: what changed, and what a reader needs to invert the operations.
-    const proof = new BlockMap([[cid, bytes]]).addMap(diff.newMstBlocks).addMap(leaves)
+    const proof = new BlockMap(newBlocks)
     for (const { path } of ops) proof.addMap(await tree.getCoveringProof(String(path)))
 
     for (const change of changes) change()
-    const newBlocks = new BlockMap([[cid, bytes]]).addMap(diff.newMstBlocks).addMap(leaves)
     const removed = diff.removedCids.toList().filter((gone) => !this.#uses.has(gone.toString()))
     if (before !== null) removed.push(before.cid)
     await this.#storage.applyCommit({
@@ -236,6 +241,11 @@ export class Account implements HostedRepo {
     if (left > 0) this.#uses.set(cid, left)
     else this.#uses.delete(cid)
   }
+}
+
+/** A copy: encoded bytes are views of Node's 64 KiB pool, of which one kept block keeps all alive. */
+function own(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(bytes)
 }
 
 function toLex(json: JsonRecord): LexMap {

@@ -28,7 +28,7 @@ export interface Labeler {
   readonly host: string
   readonly did: string
   readonly lastSeq: number
-  /** Every label made, in order. */
+  /** The newest 10,000 labels, in order. */
   readonly labels: readonly Label[]
   /** Signs labels and sends them as one event. */
   label(...claims: LabelClaim[]): Promise<Label[]>
@@ -37,6 +37,8 @@ export interface Labeler {
   disconnect(): void
   close(): Promise<void>
 }
+
+const mostLabels = 10_000
 
 export interface LabelerOptions {
   clock: Clock
@@ -78,6 +80,7 @@ export async function startLabeler(options: LabelerOptions): Promise<Labeler> {
     async label(...claims) {
       const made = await Promise.all(claims.map(sign))
       labels.push(...made)
+      labels.splice(0, Math.max(0, labels.length - mostLabels))
       const seq = stream.lastSeq + 1
       const event = { seq, labels: made.map((label) => ({ ...label })) }
       stream.append(messageFrame('#labels', event), seq)

@@ -37,7 +37,10 @@ export function createWindow(maxBytes: number, firstSeq: number): ReplayWindow {
     return entry === undefined ? 0 : total - entry.before
   }
   const trim = () => {
-    while (end() - start() > 1 && bytesFrom(start()) > maxBytes) dropped++
+    while (end() - start() > 1 && bytesFrom(start()) > maxBytes) {
+      const gone = entries[dropped++]
+      if (gone !== undefined) gone.frame = new Uint8Array()
+    }
     // Amortised: the array is copied once for each half of it that has left the window.
     if (dropped < 1024 || dropped * 2 < entries.length) return
     entries = entries.slice(dropped)
