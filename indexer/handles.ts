@@ -89,7 +89,10 @@ export function createHandles(options: HandleOptions): Handles {
       resting.delete(did)
       queue.add(did)
     }
-    wake.resolve()
+    // A new one at once: whoever finds nothing to take must find something to wait for.
+    const waiting = wake
+    wake = Promise.withResolvers()
+    waiting.resolve()
   }
 
   const sweep = async () => {
@@ -135,7 +138,6 @@ export function createHandles(options: HandleOptions): Handles {
 
   const sweepAlways = async (signal: AbortSignal) => {
     while (!signal.aborted) {
-      wake = Promise.withResolvers()
       if (queue.size < sweepPage) await retryTransient(sweep, { signal })
       await sleep(sweepEveryMs, signal)
     }
