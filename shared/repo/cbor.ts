@@ -86,7 +86,10 @@ class Reader {
 
   constructor(bytes: Uint8Array) {
     this.#bytes = bytes
-    this.#buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.#buffer =
+      bytes instanceof Buffer
+        ? bytes
+        : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   }
 
   value(depth: number): Ipld {

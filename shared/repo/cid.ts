@@ -28,28 +28,34 @@ export class CidError extends Error {
  * few nanoseconds; the text (0.2 µs) is made when it is first asked for.
  */
 export class Cid {
-  readonly #source: Uint8Array
-  readonly #offset: number
-  #text: string | null = null
+  private readonly source: Uint8Array
+  private readonly offset: number
+  private text: string | null = null
 
   /** Promises nothing about the bytes: `cidAt`, `cidFromBytes` and `parseCid` check them. */
   constructor(source: Uint8Array, offset: number) {
-    this.#source = source
-    this.#offset = offset
+    this.source = source
+    this.offset = offset
   }
 
   get bytes(): Uint8Array {
-    return this.#source.subarray(this.#offset, this.#offset + cidLength)
+    return this.source.subarray(this.offset, this.offset + cidLength)
+  }
+
+  /** Puts the 36 bytes at a place of the target. */
+  copyTo(target: Uint8Array, at: number): void {
+    const { source, offset } = this
+    target.set(source.subarray(offset, offset + cidLength), at)
   }
 
   get codec(): Codec {
-    return this.#source[this.#offset + 1] === codecs.raw ? 'raw' : 'dag-cbor'
+    return this.source[this.offset + 1] === codecs.raw ? 'raw' : 'dag-cbor'
   }
 
   /** The text form, base32 lower case. */
   toString(): string {
-    this.#text ??= cidText(this.#source, this.#offset)
-    return this.#text
+    this.text ??= cidText(this.source, this.offset)
+    return this.text
   }
 
   toJSON(): { $link: string } {
@@ -114,17 +120,27 @@ scratch[0] = version
 scratch[2] = sha256
 scratch[3] = digestLength
 
-/** The CID, as text, of a block. */
-export function cidOf(bytes: Uint8Array, codec: Codec = 'dag-cbor'): string {
+function fillScratch(block: Uint8Array, codec: Codec): void {
   scratch[1] = codecs[codec]
   // Hex and back is 0.5 µs; asking `hash` for a buffer is 1.3 µs.
-  scratch.write(hash('sha256', bytes, 'hex'), 4, 'hex')
+  scratch.write(hash('sha256', block, 'hex'), 4, 'hex')
+}
+
+/** The CID, as text, of a block. */
+export function cidOf(bytes: Uint8Array, codec: Codec = 'dag-cbor'): string {
+  fillScratch(bytes, codec)
   return cidText(scratch, 0)
+}
+
+/** The CID of a block, as a link. */
+export function linkOf(bytes: Uint8Array, codec: Codec = 'dag-cbor'): Cid {
+  fillScratch(bytes, codec)
+  return new Cid(new Uint8Array(scratch), 0)
 }
 
 /** True when the CID at this place is that of the block. */
 export function cidMatches(source: Uint8Array, offset: number, block: Uint8Array): boolean {
-  scratch.write(hash('sha256', block, 'hex'), 4, 'hex')
+  fillScratch(block, 'dag-cbor')
   for (let index = 4; index < cidLength; index++) {
     if (scratch[index] !== source[offset + index]) return false
   }

@@ -1,5 +1,5 @@
 /** The record tree of a repo, a Merkle search tree: reading, changing, inverting (spec: repository, "MST Structure"). */
-import { Cid, CidError, cidOf, parseCid } from './cid.ts'
+import { Cid, CidError, linkOf, parseCid } from './cid.ts'
 import {
   checkKey,
   decodeNode,
@@ -361,8 +361,7 @@ function writeNode(node: Node, out: Map<string, Uint8Array>): Cid {
     tree === null || tree instanceof Cid ? tree : writeNode(tree, out),
   )
   const bytes = encodeNode({ keys: [...node.keys], values: [...node.values], trees })
-  const cid = cidOf(bytes)
-  out.set(cid, bytes)
-  node.cid = parseCid(cid)
+  node.cid = linkOf(bytes)
+  out.set(node.cid.toString(), bytes)
   return node.cid
 }
