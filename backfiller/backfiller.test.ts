@@ -294,7 +294,7 @@ test.concurrent('a request that waits holds no slot', async () => {
   await room.ask(tiny.did, { notBefore: new Date(Date.now() + 600_000).toISOString() })
   await room.ask(little.did)
   await until(async () => expect(await room.events()).toHaveLength(little.records + 1))
-  expect(await room.redis.xlen('repo_backfill')).toBe(1)
+  await until(async () => expect(await room.redis.xlen('repo_backfill')).toBe(1))
 })
 
 test.concurrent('an entry that is no request is set aside with what was wrong with it', async () => {
@@ -330,7 +330,7 @@ test.concurrent('requests for a host that wants to be left alone for long give w
   await room.ask(little.did)
   await until(async () => expect(await room.events()).toHaveLength(little.records + 1))
   expect(fault.fired).toBe(1)
-  expect(await room.redis.xlen('repo_backfill')).toBe(25)
+  await until(async () => expect(await room.redis.xlen('repo_backfill')).toBe(25))
   expect(await room.deadLetters()).toEqual([])
   expect(await room.redis.hlen('repo_backfill:attempts')).toBe(1)
 })
@@ -366,8 +366,8 @@ test.concurrent('every metric that dashboards know is there from the start, and 
     })
   }
   const gauge = (name: string) => backfiller.metric(`backfiller_${name}`)
-  await until(async () => expect(await gauge('repos_waiting')).toBe(5))
-  await until(async () => expect(await gauge('repos_sleeping')).toBe(10))
+  await until(async () => expect(await gauge('repos_waiting')).toBe(11))
+  await until(async () => expect(await gauge('repos_sleeping')).toBe(4))
   expect(await gauge('output_stream_length')).toBe(tiny.records + 1)
   expect(await gauge('repos_running')).toBe(0)
   expect(backfiller.names()).toEqual(expect.arrayContaining(contractMetrics))

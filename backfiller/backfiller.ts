@@ -20,7 +20,7 @@ import type { options } from './options.ts'
 import { backfill } from './repo.ts'
 
 /** Requests in hand for each slot: those that wait for a host or a next try hold none. */
-const inHandPerSlot = 10
+const inHandPerSlot = 4
 const identityTimeoutMs = 15_000
 /** Each repo is asked for once, so little is gained by remembering documents for long. */
 const identityTtlMs = 600_000
