@@ -114,6 +114,8 @@ function stopSignal(log: Logger): AbortSignal {
   process.on('SIGTERM', () => stop('SIGTERM'))
   process.on('SIGINT', () => stop('SIGINT'))
   process.on('disconnect', () => stop('parent gone'))
+  // It may have gone while we were loading; without a parent's channel this is undefined.
+  if (process.connected === false) stop('parent gone')
   return controller.signal
 }
 

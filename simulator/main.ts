@@ -25,6 +25,8 @@ const stop = new AbortController()
 for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop.abort())
 // The parent is gone: a simulated network without it has no reader.
 process.on('disconnect', () => stop.abort())
+// It may have gone while we were loading; without a parent's channel this is undefined.
+if (process.connected === false) stop.abort()
 
 await using network = await startNetwork({
   seed: values.seed,

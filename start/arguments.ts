@@ -88,7 +88,10 @@ export function readArguments(args: readonly string[]): Arguments {
 }
 
 /** What looks like the next option is not taken as the value, unless it is joined by `=`. */
-function isMissing(token: { value: string | undefined; inlineValue: boolean | undefined }): boolean {
+function isMissing(token: {
+  value: string | undefined
+  inlineValue: boolean | undefined
+}): boolean {
   return !token.value || (token.value.startsWith('-') && token.inlineValue !== true)
 }
 

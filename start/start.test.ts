@@ -60,15 +60,20 @@ async function says(started: Started, pattern: RegExp, timeout = 60_000): Promis
   await vi.waitFor(() => expect(started.output()).toMatch(pattern), { timeout, interval: 50 })
 }
 
-/** The processes that a start has on this folder, as their pid files tell. */
-async function processesOf(dir: string): Promise<number[]> {
+async function workersOf(dir: string): Promise<number[]> {
   const logs = join(dir, 'logs')
   const names = (await readdir(logs)).filter((name) => name.endsWith('.pid'))
-  const files = [
-    ...names.map((name) => join(logs, name)),
-    join(dir, 'redis', 'redis.pid'),
-    join(dir, 'postgres', 'cluster', 'postmaster.pid'),
-  ]
+  return readPids(names.map((name) => join(logs, name)))
+}
+
+/** The processes that a start has on this folder, as their pid files tell. */
+async function processesOf(dir: string): Promise<number[]> {
+  const servers = ['redis/redis.pid', 'postgres/cluster/postmaster.pid']
+  const pids = await readPids(servers.map((name) => join(dir, name)))
+  return [...(await workersOf(dir)), ...pids]
+}
+
+async function readPids(files: readonly string[]): Promise<number[]> {
   const texts = await Promise.all(files.map((file) => readFile(file, 'utf8').catch(() => '')))
   return texts.map((text) => Number(text.split('\n')[0])).filter((pid) => pid > 0)
 }
@@ -158,15 +163,38 @@ test('after kill -9 the workers end by themselves, and the next start recovers',
   await using folder = await testFolder()
   const killed = npmStart('--data', folder.path, '--relay', nowhere)
   await says(killed, /ingester: http/)
-  const ingester = Number(await readFile(join(folder.path, 'logs', 'ingester.pid'), 'utf8'))
   const left = await processesOf(folder.path)
+  const workers = await workersOf(folder.path)
+  expect(workers.length).toBe(3)
   killed.child.kill('SIGKILL')
-  await vi.waitFor(async () => expect(await isAlive(ingester)).toBe(false), { timeout: 10_000 })
+  await vi.waitFor(async () => expect(await living(workers)).toEqual([]), { timeout: 10_000 })
 
   const next = npmStart('--data', folder.path, '--relay', nowhere)
   await says(next, /0 events\/s/)
   expect(await living(left)).toEqual([])
   next.child.kill('SIGTERM')
+  expect(await next.exited).toBe(0)
+})
+
+test('workers whose parent is killed while they load end by themselves', {
+  timeout: longest,
+}, async () => {
+  await using folder = await testFolder()
+  const killed = npmStart('--data', folder.path, '--relay', nowhere)
+  const left = await vi.waitFor(
+    async () => {
+      const pids = await workersOf(folder.path)
+      expect(pids.length).toBe(3)
+      return pids
+    },
+    { timeout: 30_000, interval: 1 },
+  )
+  killed.child.kill('SIGKILL')
+  await vi.waitFor(async () => expect(await living(left)).toEqual([]), { timeout: 15_000 })
+
+  const next = npmStart('--data', folder.path, '--relay', nowhere)
+  await says(next, /following/)
+  next.child.kill('SIGINT')
   expect(await next.exited).toBe(0)
 })
 
@@ -182,6 +210,37 @@ test('a server that dies is started again where it was', { timeout: longest }, a
   started.child.kill('SIGINT')
   expect(await started.exited).toBe(0)
 })
+
+test('a simulated network becomes rows, and the next start goes on from there', {
+  timeout: longest,
+}, async () => {
+  await using folder = await testFolder()
+  const first = npmStart('--simulated', '--data', folder.path)
+  await says(first, /first rows in Postgres \d+\.\d s after the start/)
+  await says(first, /[1-9]\d* events\/s · lag \d+ · rows [1-9]/)
+  await says(first, /dead letters 0$/m)
+  const url = (await readFile(join(folder.path, 'postgres', 'url'), 'utf8')).trim()
+  const before = await countRecords(url)
+  first.child.kill('SIGKILL')
+  await first.exited
+
+  const next = npmStart('--simulated', '--data', folder.path)
+  await says(next, /[1-9]\d* events\/s/)
+  expect(await countRecords(url)).toBeGreaterThanOrEqual(before)
+  expect(next.output()).not.toContain('first rows')
+  next.child.kill('SIGINT')
+  expect(await next.exited).toBe(0)
+})
+
+async function countRecords(url: string): Promise<number> {
+  const sql = postgres(url, { max: 1, connect_timeout: 5 })
+  try {
+    const [found] = await sql`select count(*)::int as count from bsky.record`
+    return Number(found?.['count'])
+  } finally {
+    await sql.end({ timeout: 1 })
+  }
+}
 
 async function answers(url: string): Promise<void> {
   const sql = postgres(url, { max: 1, connect_timeout: 2 })
