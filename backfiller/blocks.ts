@@ -11,7 +11,7 @@ const firstSlots = 1024
  * numbers. A block costs its length, 36 bytes of CID, and 16 to 28 bytes of table.
  */
 export class Blocks {
-  readonly #segments: Buffer[] = []
+  readonly #segments: Uint8Array[] = []
   /** Room left for the bytes that follow, in the last segment. */
   #free = 0
   /** Where each block begins, in its segment; and in which. */
@@ -97,12 +97,12 @@ export class Blocks {
     return true
   }
 
-  #take(size: number): { segment: Buffer; offset: number } {
+  #take(size: number): { segment: Uint8Array; offset: number } {
     let segment = this.#segments.at(-1)
     if (segment === undefined || this.#free < size) {
       // The first segment is small: most repos are.
       const least = this.#segments.length === 0 ? segmentBytes / 32 : segmentBytes
-      segment = Buffer.allocUnsafeSlow(Math.max(least, size))
+      segment = new Uint8Array(Math.max(least, size))
       this.#segments.push(segment)
       this.#free = segment.length
     }
