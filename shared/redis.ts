@@ -82,15 +82,15 @@ const awayCodes = new Set([
   'UNBLOCKED',
 ])
 
+const connectionErrors = new Set(['Error', 'AbortError', 'MaxRetriesPerRequestError'])
+
 /** Judges an error that a command of ioredis has thrown. */
 export function redisFailure(error: unknown): RedisFailure {
   const code = redisCode(error)
   if (code === 'OOM' || code === 'MISCONF') return 'full'
   if (code !== null) return awayCodes.has(code) ? 'away' : 'fault'
-  // Every other error of a command is the connection's; what is wrong in our call is a TypeError.
-  return error instanceof Error && !(error instanceof TypeError || error instanceof RangeError)
-    ? 'away'
-    : 'fault'
+  // What is no reply is the connection's; ioredis gives most of it no code and no class of its own.
+  return error instanceof Error && connectionErrors.has(error.name) ? 'away' : 'fault'
 }
 
 /** The leading word of an error reply, which is its code; null for an error that is no reply. */

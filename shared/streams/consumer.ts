@@ -72,6 +72,8 @@ export interface Consumer<E> {
 const claimEveryMs = 5_000
 const trimEveryMs = 5_000
 const tickMs = 1_000
+/** Also a sign of life: a consumer that is silent for 10 s loses its seat. */
+const touchAtMostMs = 5_000
 const touchPage = 1_000
 /** How soon a barrier is seen to be free when other consumers were in its way. */
 const barrierPollMs = 200
@@ -120,6 +122,8 @@ async function take<E>(consumer: Consumer<E>, reader: Redis, desk: Desk, stop: A
   const claimEvery = Math.min(claimEveryMs, minIdleMs / 4)
   const intake = createIntake({ ...consumer, reader, minIdleMs, claimEveryMs: claimEvery })
   let failures = 0
+  // Not allowed, or away: then the read ends by itself.
+  stop.addEventListener('abort', () => void intake.wake().catch(() => {}), { once: true })
   health?.ready()
   while (!stop.aborted && desk.failures.length === 0) {
     const room = desk.room()
@@ -171,16 +175,18 @@ async function keep<E>(consumer: Consumer<E>, place: Place, desk: Desk, done: Ab
   const { redis, stream, group, streamGroups, minIdleMs = 60_000 } = consumer
   const report = createTrimReport(consumer)
   const tick = Math.min(tickMs, minIdleMs / 4)
-  let touchAt = Date.now() + minIdleMs / 4
+  const touchEveryMs = Math.min(touchAtMostMs, minIdleMs / 4)
+  let touchAt = Date.now() + touchEveryMs
   let trimAt = Date.now() + trimEveryMs
   while (!done.aborted) {
     await sleep(tick, done)
+    if (done.aborted) return
     try {
       if (Date.now() >= touchAt) {
         const ids = desk.ids()
         for (let from = 0; from < ids.length; from += touchPage)
           desk.drop(await keepFresh(place, ids.slice(from, from + touchPage)))
-        touchAt = Date.now() + minIdleMs / 4
+        touchAt = Date.now() + touchEveryMs
       }
       await desk.retryCondemned()
       if (Date.now() >= trimAt) {

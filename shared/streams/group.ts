@@ -48,10 +48,11 @@ export async function takeSeat(
   signal: AbortSignal,
 ): Promise<void> {
   const mark = consumerKey(seat.stream, seat.group, seat.name)
-  const sitting = await isConnected(redis, reader, seat)
+  const connected = await connectionIdleMs(redis, reader, seat)
   let idle = await idleMs(redis, seat)
-  if (sitting && idle < activeMs) throw duplicate(seat)
-  const ours = sitting === false && (await redis.exists(mark)) === 1
+  const sitting = connected !== null && connected < Number.POSITIVE_INFINITY
+  if (sitting && Math.min(connected, idle) < activeMs) throw duplicate(seat)
+  const ours = connected !== null && !sitting && (await redis.exists(mark)) === 1
   while (!ours && idle < activeMs && !signal.aborted) {
     await sleep(pollMs, signal)
     const now = await idleMs(redis, seat)
@@ -81,8 +82,12 @@ async function markSeat(redis: Redis, mark: string): Promise<void> {
   }
 }
 
-/** Whether another connection bears the seat's name; null when this user may not look. */
-async function isConnected(redis: Redis, reader: Redis, seat: Seat): Promise<boolean | null> {
+/**
+ * Milliseconds since the last command of another connection that bears the seat's name: infinite
+ * when there is none, null when this user may not look. Redis 7.0 does not count a read that found
+ * nothing as a sign of the consumer's life; the connection shows it.
+ */
+async function connectionIdleMs(redis: Redis, reader: Redis, seat: Seat): Promise<number | null> {
   const own = await reader.client('ID')
   let clients: string
   try {
@@ -93,10 +98,14 @@ async function isConnected(redis: Redis, reader: Redis, seat: Seat): Promise<boo
   }
   const name = `name=${connectionName(seat)}`
   const database = `db=${reader.options.db ?? 0}`
-  return clients.split('\n').some((line) => {
+  let least = Number.POSITIVE_INFINITY
+  for (const line of clients.split('\n')) {
     const words = line.split(' ')
-    return words.includes(name) && words.includes(database) && !words.includes(`id=${own}`)
-  })
+    if (!words.includes(name) || !words.includes(database) || words.includes(`id=${own}`)) continue
+    const seconds = Number(words.find((word) => word.startsWith('idle='))?.slice('idle='.length))
+    least = Math.min(least, seconds * 1_000)
+  }
+  return least
 }
 
 /** Milliseconds since the consumer's last command; infinite when it is not there. */

@@ -33,6 +33,8 @@ export interface Intake {
   next(room: number): Promise<Read>
   /** Begins again with the own pending entries: after an outage a reply may have been lost. */
   restart(): void
+  /** Ends a wait for new entries early. At worst the wait takes its second. */
+  wake(): Promise<void>
 }
 
 export function createIntake(options: {
@@ -51,6 +53,7 @@ export function createIntake(options: {
   let claimFrom = '0-0'
   let claimAt = now() + claimEveryMs
   let ownTurn = true
+  let readerId: number | null = null
 
   const readOwn = async (after: string, room: number): Promise<Read> => {
     const reply = (await own(redis, [stream], [group, name, after, room])) as RawReply[]
@@ -71,6 +74,7 @@ export function createIntake(options: {
   }
 
   const readNew = async (room: number, block: boolean): Promise<Read> => {
+    readerId ??= await reader.client('ID')
     const count = ['COUNT', room] as const
     const source = ['STREAMS', stream, '>'] as const
     const reply = block
@@ -98,7 +102,11 @@ export function createIntake(options: {
       }
       return readNew(most, ownAfter === null && now() < claimAt)
     },
+    async wake() {
+      if (readerId !== null) await redis.client('UNBLOCK', readerId)
+    },
     restart() {
+      readerId = null
       ownAfter = '0-0'
       ownTurn = true
     },

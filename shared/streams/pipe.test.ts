@@ -8,6 +8,7 @@ import { consume } from './consumer.ts'
 import { ledgerBalance } from './ledger.ts'
 import { streamMetrics } from './metrics.ts'
 import { createProducer, takeFence } from './producer.ts'
+import { eventually } from './testbed.ts'
 
 test('what is appended is applied once and leaves nothing behind', async () => {
   await using server = await testRedis()
@@ -53,7 +54,7 @@ test('what is appended is applied once and leaves nothing behind', async () => {
     log,
     metrics,
   })
-  await expect.poll(() => seen.length).toBe(10_000)
+  await eventually(() => seen.length).toBe(10_000)
   stop.abort()
   await running
   expect(new Set(seen).size).toBe(10_000)

@@ -2,7 +2,17 @@
 import { expect, test } from 'vitest'
 import { testRedis } from '../../test/servers/redis.ts'
 import { createProducer, FencedError, RewoundError, takeFence } from './producer.ts'
-import { events, group, onStream, range, readAndDie, stream, testbed, wireTo } from './testbed.ts'
+import {
+  events,
+  eventually,
+  group,
+  onStream,
+  range,
+  readAndDie,
+  stream,
+  testbed,
+  wireTo,
+} from './testbed.ts'
 
 const cursor = { key: 'c', variants: ['c:raw', 'c:raw/'], kind: 'seq' } as const
 
@@ -117,7 +127,7 @@ test('at the high-water mark it waits until the slowest group that counts has ac
   const appending = producer.append({ entries: events(5) }).then(() => {
     appended = true
   })
-  await expect.poll(() => bed.metric('stream_producer_waiting', { reason: 'length' })).toBe(1)
+  await eventually(() => bed.metric('stream_producer_waiting', { reason: 'length' })).toBe(1)
   expect(appended).toBe(false)
   await server.redis.xreadgroup('GROUP', 'slow', 'y', 'COUNT', 2, 'STREAMS', stream, '>')
   expect(appended).toBe(false) // read is not acknowledged
@@ -138,7 +148,7 @@ test('where Redis knows no lag the entries are counted', async () => {
   const groups = (await server.redis.xinfo('GROUPS', stream)) as unknown[][]
   expect(groups[0]?.at(-1)).toBe(null) // the lag
   const appending = producer.append({ entries: events(7) })
-  await expect.poll(() => bed.metric('stream_producer_waiting', { reason: 'length' })).toBe(1)
+  await eventually(() => bed.metric('stream_producer_waiting', { reason: 'length' })).toBe(1)
   const last = (await server.redis.xrevrange(stream, '+', '-', 'COUNT', 1))[0]?.[0] ?? ''
   await server.redis.xgroup('SETID', stream, group, last)
   await appending
@@ -153,7 +163,7 @@ test('a Redis without maxmemory is bounded by the limit given, and without one t
   })
   const waiting = bounded.append({ entries: events(1) })
   waiting.catch(() => {})
-  await expect.poll(() => bed.metric('stream_producer_waiting', { reason: 'memory' })).toBe(1)
+  await eventually(() => bed.metric('stream_producer_waiting', { reason: 'memory' })).toBe(1)
   const free = await bed.producer()
   await free.append({ entries: events(1) })
   await free.append({ entries: events(2) })
@@ -246,5 +256,5 @@ test('a producer can be opened while Redis is away', async () => {
     ...{ highWater: { length: 1, memoryRatio: 1 }, log: bed.log, metrics: bed.metrics },
   })
   opening.catch(() => {})
-  await expect.poll(() => bed.metric('stream_producer_waiting', { reason: 'away' })).toBe(1)
+  await eventually(() => bed.metric('stream_producer_waiting', { reason: 'away' })).toBe(1)
 })

@@ -4,9 +4,11 @@ import { Writable } from 'node:stream'
 import type { Redis } from 'ioredis'
 import { pino } from 'pino'
 import { Registry } from 'prom-client'
+import { expect } from 'vitest'
 import { type Connection, connectRedis } from '../redis.ts'
 import { type Consumer, consume, type Entry, type Outcome } from './consumer.ts'
 import { streamMetrics } from './metrics.ts'
+import { consumerKey } from './names.ts'
 import { createProducer, type Producer, type ProducerOptions } from './producer.ts'
 
 export const stream = 's'
@@ -126,6 +128,11 @@ export function testbed(redisUrl: string): Testbed {
   }
 }
 
+/** Waits until the value is as expected: long, because only a failure takes that long. */
+export function eventually<T>(value: () => T) {
+  return expect.poll(value, { timeout: 25_000, interval: 20 })
+}
+
 /** Entries with one field each. */
 export function events(...names: (string | number)[]): string[][] {
   return names.map((name) => ['event', String(name)])
@@ -141,8 +148,14 @@ export async function onStream(redis: Redis, key = stream): Promise<string[]> {
   return (await redis.xrange(key, '-', '+')).map(([, fields]) => fields[1] ?? '')
 }
 
-/** Reads as another consumer would and leaves all of it pending. */
+/** Reads as a consumer of ours would that then dies: all of it stays pending. */
 export async function readAndDie(redis: Redis, name: string, count: number): Promise<string[]> {
+  await redis.set(consumerKey(stream, group, name), 'died')
+  return readAndStay(redis, name, count)
+}
+
+/** Reads as an older worker would. */
+export async function readAndStay(redis: Redis, name: string, count: number): Promise<string[]> {
   const reply = await redis.xreadgroup(
     ...(['GROUP', group, name] as const),
     ...(['COUNT', count] as const),
