@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { loadFrames } from '../simulator/frames.ts'
 import { corpusDocuments, expectedCommits } from './corpus.ts'
 import { sharedData } from './data.ts'
-import { type Pipeline, type RunningWorker, startPipeline } from './pipeline.ts'
+import { eventually, type Pipeline, type RunningWorker, startPipeline } from './pipeline.ts'
 
 describe('the 100 recorded frames of a production relay', () => {
   let pipeline: Pipeline
@@ -17,9 +17,10 @@ describe('the 100 recorded frames of a production relay', () => {
     ingester = await pipeline.start('ingester', { INGESTER_MODE: 'firehose' })
     await pipeline.start('indexer')
     await network.relay.play(await loadFrames(sharedData('firehose/jetstream-corpus/frames.bin')))
-    await expect
-      .poll(() => pipeline.redis.get(cursorKey(network.relay.host)), { timeout: 60_000 })
-      .toBe(String(network.relay.lastSeq))
+    await eventually(
+      () => pipeline.redis.get(cursorKey(network.relay.host)),
+      String(network.relay.lastSeq),
+    )
     await pipeline.drained('firehose_live', 'firehose_group')
   })
   afterAll(async () => {

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { Redis } from 'ioredis'
 import type { Sql } from 'postgres'
-import { expect } from 'vitest'
+import { expect, vi } from 'vitest'
 import { type Network, type NetworkOptions, startNetwork } from '../simulator/network.ts'
 import { testDatabase } from './servers/postgres.ts'
 import { testRedis } from './servers/redis.ts'
@@ -38,6 +38,8 @@ export interface Pipeline extends AsyncDisposable {
   drained: (stream: string, group: string) => Promise<void>
   /** Entries delivered to the group and not acknowledged. */
   pending: (stream: string, group: string) => Promise<number>
+  /** Entries that the group has not acknowledged, delivered or not; of a group to come, the stream's length. */
+  left: (stream: string, group: string) => Promise<number>
 }
 
 const patience = { timeout: 60_000, interval: 50 }
@@ -72,10 +74,19 @@ export async function startPipeline(options: NetworkOptions = {}): Promise<Pipel
       return worker
     },
     drained: (stream, group) =>
-      expect.poll(() => groupState(redis, stream, group), patience).toEqual({ lag: 0, pending: 0 }),
+      eventually(() => groupState(redis, stream, group), { lag: 0, pending: 0 }),
     pending: async (stream, group) => (await groupState(redis, stream, group))?.pending ?? 0,
+    left: async (stream, group) => {
+      const state = await groupState(redis, stream, group)
+      return state === null ? redis.xlen(stream) : state.lag + state.pending
+    },
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
+}
+
+/** Resolves when the value is what is expected; fails after a minute. Works in hooks as well. */
+export async function eventually<T>(get: () => Promise<T>, expected: T): Promise<void> {
+  await vi.waitFor(async () => expect(await get()).toEqual(expected), patience)
 }
 
 async function groupState(redis: Redis, stream: string, group: string) {
@@ -124,7 +135,7 @@ async function startWorker(service: Service, env: Record<string, string>): Promi
     metricsUrl: `${base}/metrics`,
     stop: () => end('SIGTERM'),
     kill: async () => void (await end('SIGKILL')),
-    ready: () => expect.poll(async () => (await fetch(`${base}/ready`)).status, patience).toBe(200),
+    ready: () => eventually(async () => (await fetch(`${base}/ready`)).status, 200),
     metric: async (name) => sumOf(await (await fetch(`${base}/metrics`)).text(), name),
   }
 }
