@@ -7,17 +7,25 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { env } from '../test/env.ts'
+import { endLeftPostgres } from './postgres.ts'
 import type { Identity } from './process.ts'
+import { endLeftRedis } from './redis.ts'
 
 const packageRoot = fileURLToPath(new URL('..', import.meta.url))
 
-/** A folder with a space in its name, gone after the test. */
+/** A folder with a space in its name, gone after the test with the servers that were left on it. */
 export async function testFolder(): Promise<{ path: string } & AsyncDisposable> {
   const path = await mkdtemp(join(tmpdir(), 'sluice start '))
   await chmod(path, 0o755)
   return {
     path,
-    [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 5 }),
+    async [Symbol.asyncDispose]() {
+      for (const dir of [path, join(path, 'redis'), join(path, 'postgres')]) {
+        await endLeftRedis(dir)
+        await endLeftPostgres(dir)
+      }
+      await rm(path, { recursive: true, force: true, maxRetries: 5 })
+    },
   }
 }
 

@@ -20,6 +20,10 @@ test('of a crash the first line is shown, not the stack', () => {
   expect(crash.map(plainLine).filter((shown) => shown !== null)).toEqual(['Error: gone'])
 })
 
+test('each problem of a bad configuration is shown', () => {
+  expect(plainLine('  - REDIS_URL is not set')).toBe('  - REDIS_URL is not set')
+})
+
 test('a broken log line is shown as it is', () => {
   expect(plainLine('{"level":"wa')).toBe('{"level":"wa')
 })

@@ -24,6 +24,13 @@ export interface RedisProgram {
   origin: string
 }
 
+export interface FetchOptions {
+  /** Ends a download. */
+  signal?: AbortSignal
+  /** Called once when the program has to be fetched. */
+  onFetch?: () => void
+}
+
 /** Thrown when this machine has no Redis and none can be fetched; the message says what to install. */
 export class NoRedisError extends Error {}
 
@@ -46,15 +53,15 @@ const readyWithinMs = 120_000
  * distribution's package, unpacked (not installed) into the cache folder. Safe to call from several
  * processes at once. Throws `NoRedisError`.
  */
-export async function findRedis(places: Places, signal?: AbortSignal): Promise<RedisProgram> {
+export async function findRedis(places: Places, options: FetchOptions = {}): Promise<RedisProgram> {
   const installed = await findProgram(places, 'redis-server', 'valkey-server')
   if (installed !== null && (await runs({ command: installed, env: {} }))) {
     return { command: installed, env: {}, origin: installed }
   }
-  return unpackedRedis(places, signal)
+  return unpackedRedis(places, options)
 }
 
-async function unpackedRedis(places: Places, signal?: AbortSignal): Promise<RedisProgram> {
+async function unpackedRedis(places: Places, options: FetchOptions): Promise<RedisProgram> {
   const aptGet = await findProgram(places, 'apt-get')
   const dpkg = await findProgram(places, 'dpkg')
   if (aptGet === null || dpkg === null) throw noRedis('this is not a Debian or Ubuntu')
@@ -65,10 +72,11 @@ async function unpackedRedis(places: Places, signal?: AbortSignal): Promise<Redi
   const ready = await programIn(folder)
   if (ready !== null) return ready
 
+  options.onFetch?.()
   await rm(folder, { recursive: true, force: true })
   const building = `${folder}.${process.pid}.${randomBytes(4).toString('hex')}`
   try {
-    await build({ folder: building, signal })
+    await build({ folder: building, signal: options.signal })
     // Two processes may come here at once; whoever is second takes what the first has made.
     await rename(building, folder).catch(() => undefined)
   } finally {
@@ -229,7 +237,7 @@ export interface EmbeddedRedis extends ServerProcess {
   [Symbol.asyncDispose](): Promise<void>
 }
 
-export interface RedisOptions {
+export interface RedisOptions extends FetchOptions {
   places: Places
   /** Holds the data, the log and the pid file; made when it is missing. */
   dir: string
@@ -238,8 +246,6 @@ export interface RedisOptions {
   /** Further settings, as on redis-server's command line. */
   args?: readonly string[]
   program?: RedisProgram
-  /** Ends a download. */
-  signal?: AbortSignal
 }
 
 /**
@@ -248,7 +254,7 @@ export interface RedisOptions {
  */
 export async function startRedis(options: RedisOptions): Promise<EmbeddedRedis> {
   const { places, dir, args = [] } = options
-  const program = options.program ?? (await findRedis(places, options.signal))
+  const program = options.program ?? (await findRedis(places, options))
   await mkdir(dir, { recursive: true, mode: 0o755 })
   await endLeftRedis(dir)
   const attempts = options.port === undefined ? 3 : 1

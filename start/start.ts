@@ -128,7 +128,10 @@ async function serveRedis(
   }
   const server = await keepServer({
     name: 'Redis',
-    start: (port) => startRedis({ places, dir, signal, ...(port === undefined ? {} : { port }) }),
+    start: (port) => {
+      const onFetch = () => say('Redis: none on this machine, fetching it')
+      return startRedis({ places, dir, signal, onFetch, ...(port === undefined ? {} : { port }) })
+    },
     say,
   })
   say(`Redis: ${server.url} (redis-cli -p ${server.port})`)
