@@ -6,7 +6,7 @@ const maxFieldLength = 120
 
 // The stack of a crash is in the worker's log file; here its first line is enough. A list of
 // problems is no stack.
-const stackLine = /^(\s+(?!- )|$|node:|file:|\}|Node\.js v)/
+const stackLine = /^(\s+[^\s-]|\s*$|node:|file:|\}|Node\.js v)/
 
 /** What to show of one line that a worker printed: warnings and worse, and what is no log line. */
 export function plainLine(line: string): string | null {
