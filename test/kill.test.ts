@@ -3,15 +3,9 @@ import type { Sql } from 'postgres'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { encodeRequest } from '../shared/events.ts'
 import { frameSeq } from '../simulator/frames.ts'
-import {
-  carBytes,
-  completeRepos,
-  corpusDocuments,
-  documentOf,
-  type RecordedRepo,
-} from './corpus.ts'
-import { sharedFrames } from './data.ts'
+import { corpusDocuments, corpusFrames } from './corpus.ts'
 import { type Pipeline, type RunningWorker, type Service, startPipeline } from './pipeline.ts'
+import { carOf, completeRepos, documentOf, type RecordedRepo } from './recorded-repos.ts'
 
 const kills = 10
 const runStarted = Date.now() - 1_000
@@ -47,7 +41,7 @@ describe('the recorded frames', () => {
   test('ten kills of the ingester with frames in hand change no row', async () => {
     await serveFrames()
     await pipeline.start('indexer', smallBatches)
-    const playing = pipeline.network.relay.play(frames(), { rate: 15 })
+    const playing = pipeline.network.relay.play(corpusFrames(), { rate: 15 })
     const left = async () => (await lastFrame()) - (await cursor())
     const inHand = async () => (await cursor()) < pipeline.network.relay.lastSeq
     await killAgainAndAgain('ingester', { left, inHand })
@@ -60,7 +54,7 @@ describe('the recorded frames', () => {
   test('ten kills of the indexer with entries in hand change no row', async () => {
     await serveFrames()
     await pipeline.start('ingester', { ...smallBatches, INGESTER_MODE: 'firehose' })
-    await pipeline.network.relay.play(frames())
+    await pipeline.network.relay.play(corpusFrames())
     await expect.poll(cursor, { timeout: 60_000 }).toBe(pipeline.network.relay.lastSeq)
     await slowTransactions()
     await killAgainAndAgain('indexer', workOn('firehose_live', 'firehose_group'))
@@ -74,7 +68,7 @@ describe('the recorded frames', () => {
       await serveFrames()
       await pipeline.start('ingester', { INGESTER_MODE: 'firehose' })
       await pipeline.start('indexer', smallBatches)
-      await pipeline.network.relay.play(frames())
+      await pipeline.network.relay.play(corpusFrames())
       await framesDrained()
       return tablesOf(pipeline.sql)
     })
@@ -84,7 +78,7 @@ describe('the recorded frames', () => {
 
 describe('the recorded repos', () => {
   /** Enough of them to be killed in, and few enough to be quick. */
-  const repos = completeRepos().filter(({ records }) => records < 1_000)
+  const repos = completeRepos.filter(({ records }) => records < 1_000)
   let undisturbed: Promise<Tables> | undefined
 
   test('ten kills of the backfiller with repos in hand change no row', async () => {
@@ -140,10 +134,6 @@ async function withPipeline<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-function frames(): Uint8Array[] {
-  return sharedFrames('firehose/jetstream-corpus/frames.bin')
-}
-
 async function serveFrames(): Promise<void> {
   const { plc, pds } = pipeline.network
   for (const document of corpusDocuments()) plc.serve(document, { pds: pds[0].url })
@@ -153,7 +143,7 @@ async function serveRepos(repos: readonly RecordedRepo[]): Promise<void> {
   const { plc, pds } = pipeline.network
   for (const repo of repos) {
     plc.serve(documentOf(repo), { pds: pds[0].url })
-    await pds[0].serveCar(repo.did, carBytes(repo))
+    await pds[0].serveCar(repo.did, carOf(repo))
   }
 }
 
@@ -170,7 +160,7 @@ async function cursor(): Promise<number> {
 
 /** The seq of the last recorded frame. */
 async function lastFrame(): Promise<number> {
-  return frameSeq(frames().at(-1) ?? new Uint8Array()) ?? 0
+  return frameSeq(corpusFrames().at(-1) ?? new Uint8Array()) ?? 0
 }
 
 async function framesDrained(): Promise<void> {

@@ -1,8 +1,6 @@
 /** The real relay frames, from the relay's socket to the rows. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { loadFrames } from '../simulator/frames.ts'
-import { corpusDocuments, expectedCommits } from './corpus.ts'
-import { sharedData } from './data.ts'
+import { corpusDocuments, corpusFrames, expectedCommits } from './corpus.ts'
 import { eventually, type Pipeline, type RunningWorker, startPipeline } from './pipeline.ts'
 
 describe('the 100 recorded frames of a production relay', () => {
@@ -16,7 +14,7 @@ describe('the 100 recorded frames of a production relay', () => {
       network.plc.serve(document, { pds: network.pds[0].url })
     ingester = await pipeline.start('ingester', { INGESTER_MODE: 'firehose' })
     await pipeline.start('indexer')
-    await network.relay.play(await loadFrames(sharedData('firehose/jetstream-corpus/frames.bin')))
+    await network.relay.play(corpusFrames())
     await eventually(
       () => pipeline.redis.get(cursorKey(network.relay.host)),
       String(network.relay.lastSeq),

@@ -4,11 +4,11 @@ import { jsonToLex } from '@atproto/lex-json'
 import { MemoryBlockstore, Repo, readCarWithRoot } from '@atproto/repo'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { encodeRequest } from '../shared/events.ts'
-import { carBytes, completeRepos, documentOf, type RecordedRepo } from './corpus.ts'
 import { type Pipeline, startPipeline } from './pipeline.ts'
+import { carOf, completeRepos, documentOf, type RecordedRepo } from './recorded-repos.ts'
 
 describe('every complete repo of the recorded accounts, with INDEXER_COLLECTIONS=*', () => {
-  const repos = completeRepos()
+  const repos = completeRepos
   let pipeline: Pipeline
 
   beforeAll(async () => {
@@ -16,7 +16,7 @@ describe('every complete repo of the recorded accounts, with INDEXER_COLLECTIONS
     const { network, redis } = pipeline
     for (const repo of repos) {
       network.plc.serve(documentOf(repo), { pds: network.pds[0].url })
-      await network.pds[0].serveCar(repo.did, carBytes(repo))
+      await network.pds[0].serveCar(repo.did, carOf(repo))
     }
     await pipeline.start('backfiller', { BACKFILLER_COLLECTIONS: '*' })
     await pipeline.start('indexer', { INDEXER_COLLECTIONS: '*' })
@@ -103,7 +103,7 @@ function refusedIn(did: string, collection: string): number {
 
 /** The records of a CAR as the reference library reads them. */
 async function* recordsOf(recorded: RecordedRepo): AsyncGenerator<{ uri: string; cid: string }> {
-  const { root, blocks } = await readCarWithRoot(carBytes(recorded))
+  const { root, blocks } = await readCarWithRoot(carOf(recorded))
   const repo = await Repo.load(new MemoryBlockstore(blocks), root)
   for await (const { collection, rkey, cid } of repo.walkRecords()) {
     yield { uri: `at://${recorded.did}/${collection}/${rkey}`, cid: cid.toString() }
