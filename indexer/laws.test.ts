@@ -22,7 +22,7 @@ import {
 } from './testing.ts'
 
 const histories = 240
-const authors = ['x', 'y', 'z']
+const authors = ['x', 'y']
 
 let indexer: TestIndexer
 beforeAll(async () => {
@@ -41,22 +41,14 @@ interface Step {
 }
 
 const step: fc.Arbitrary<Step> = fc.record({
-  author: fc.nat(2),
+  // Few accounts, keys and subjects, so that duplicates, deletions and updates meet.
+  author: fc.nat(1),
   kind: fc.constantFrom(
-    ...([
-      'post',
-      'reply',
-      'quote',
-      'like',
-      'repost',
-      'follow',
-      'block',
-      'item',
-      'profile',
-    ] as const),
+    ...(['post', 'reply', 'quote', 'block', 'item', 'profile'] as const),
+    ...(['like', 'like', 'like', 'repost', 'repost', 'follow', 'follow'] as const),
   ),
   slot: fc.nat(2),
-  subject: fc.nat(2),
+  subject: fc.nat(1),
   what: fc.constantFrom(
     ...(['put', 'put', 'put', 'put', 'delete', 'delete', 'spoil', 'snapshot'] as const),
   ),
@@ -187,7 +179,7 @@ test(`${histories} histories end in the same tables in any order, with repeats, 
   timeout: 120_000,
 }, async () => {
   const property = fc.asyncProperty(
-    fc.array(step, { minLength: 1, maxLength: 22 }),
+    fc.array(step, { minLength: 8, maxLength: 30 }),
     fc.integer({ min: 1 }),
     async (steps, seed) => {
       const random = generator(seed)

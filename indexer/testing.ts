@@ -189,20 +189,18 @@ const momentary = ['indexedAt', 'deletedAt', 'snapshotAt']
  */
 export async function dump(sql: Sql, only = ''): Promise<string[]> {
   const lines: string[] = []
-  for (const table of tables) {
-    const rows = await sql.unsafe(
-      `select to_jsonb(t) as row from "${table}" t where to_jsonb(t)::text like $1`,
-      [`%${only}%`],
-    )
-    for (const { row } of rows) {
-      for (const column of momentary) delete row[column]
-      if (
-        table.endsWith('_agg') &&
-        Object.values(row).every((value) => value === 0 || isText(value))
-      )
-        continue
-      lines.push(`${table} ${JSON.stringify(row)}`)
-    }
+  const parts = tables.map(
+    (table) =>
+      `select '${table}' as "table", to_jsonb(t) as row from "${table}" t where t::text like $1`,
+  )
+  const rows = await sql.unsafe(parts.join(' union all '), [`%${only}%`])
+  for (const { table, row } of rows) {
+    // What was softly deleted depends on whether it was ever seen.
+    if (table === 'op_thread_reply' && row.deletedAt !== null) continue
+    for (const column of momentary) delete row[column]
+    const isAggregate = table.endsWith('_agg')
+    if (isAggregate && Object.values(row).every((value) => value === 0 || isText(value))) continue
+    lines.push(`${table} ${JSON.stringify(row)}`)
   }
   return lines.sort()
 }
