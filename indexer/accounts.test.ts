@@ -1,0 +1,110 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import type { AccountEvent, IdentityEvent } from '../shared/events.ts'
+import { aPost, did, someTime, type TestIndexer, tables, testIndexer } from './testing.ts'
+
+const alice = did('alice')
+const early = '2026-02-01T00:00:00.000Z'
+const late = '2026-02-02T00:00:00.000Z'
+
+const anAccount = (time: string, status: string | null, seq = 1): AccountEvent => ({
+  type: 'account',
+  seq,
+  time,
+  did: alice,
+  active: status === null,
+  status,
+})
+const anIdentity = (time: string): IdentityEvent => ({ type: 'identity', seq: 1, time, did: alice })
+
+let indexer: TestIndexer
+beforeAll(async () => {
+  indexer = await testIndexer()
+})
+afterAll(() => indexer[Symbol.asyncDispose]())
+beforeEach(async () => {
+  await indexer.sql.unsafe(`truncate ${tables.map((name) => `"${name}"`).join(', ')}, reconcile`)
+})
+
+const status = async () =>
+  (await indexer.sql.unsafe('select "upstreamStatus" from actor'))[0]?.['upstreamStatus']
+
+test('the later account event shows, in whatever order both arrive', async () => {
+  await indexer.applyEach([anAccount(early, 'takendown'), anAccount(late, null)])
+  expect(await status()).toBeNull()
+  await indexer.sql.unsafe('truncate actor, account_event')
+  await indexer.applyEach([anAccount(late, null), anAccount(early, 'takendown')])
+  expect(await status()).toBeNull()
+  await indexer.sql.unsafe('truncate actor, account_event')
+  await indexer.apply([anAccount(late, 'suspended', 9), anAccount(late, null, 8)])
+  expect(await status()).toBe('suspended')
+})
+
+test('an account event that comes again, or late, is stale', async () => {
+  const outcomes = async (event: AccountEvent) => (await indexer.apply([event])).outcomes
+  expect(await outcomes(anAccount(late, null))).toEqual(['applied'])
+  expect(await outcomes(anAccount(late, null))).toEqual(['stale'])
+  expect(await outcomes(anAccount(early, 'deactivated'))).toEqual(['stale'])
+})
+
+test('an account is known from its first event on, and hidden when that says so', async () => {
+  await indexer.apply([anAccount(early, 'deactivated'), aPost({ by: alice, rev: 1 })])
+  expect(await indexer.sql.unsafe('select did, "upstreamStatus", handle from actor')).toEqual([
+    { did: alice, upstreamStatus: 'deactivated', handle: null },
+  ])
+})
+
+test('a status leaves the columns alone that are not ours', async () => {
+  await indexer.sql.unsafe(
+    `insert into actor (did, handle, "indexedAt", "takedownRef", "trustedVerifier")
+     values ($1, 'alice.test', $2, 'ref', true)`,
+    [alice, someTime],
+  )
+  await indexer.apply([anAccount(early, 'takendown')])
+  expect(await indexer.sql.unsafe('select * from actor')).toEqual([
+    expect.objectContaining({
+      handle: 'alice.test',
+      takedownRef: 'ref',
+      trustedVerifier: true,
+      upstreamStatus: 'takendown',
+    }),
+  ])
+})
+
+test('an account event of an account without records makes no repo', async () => {
+  await indexer.apply([anAccount(early, null), anIdentity(early)])
+  expect(
+    await indexer.sql.unsafe('select did from repo_sync union select did from actor_sync'),
+  ).toEqual([])
+})
+
+test('a handle is wished for at first sight, at an identity event, and not in between', async () => {
+  const apply = indexer.applyWith({ handles: true })
+  const post = aPost({ by: alice, rev: 1 })
+  expect((await apply([post])).handlesWanted).toEqual([alice])
+  expect(await indexer.sql.unsafe('select kind, key from reconcile')).toEqual([
+    { kind: 'handle', key: alice },
+  ])
+  await indexer.sql.unsafe('truncate reconcile')
+  await indexer.sql.unsafe('update actor set "indexedAt" = $1', [new Date().toISOString()])
+  expect((await apply([aPost({ by: alice, rev: 2 })])).handlesWanted).toEqual([])
+  expect((await apply([anIdentity(late)])).handlesWanted).toEqual([alice])
+  expect((await apply([anIdentity(early)])).handlesWanted).toEqual([])
+})
+
+test('a handle is looked at again after a day, and without one after an hour', async () => {
+  const apply = indexer.applyWith({ handles: true })
+  const seen = async (handle: string | null, hoursAgo: number) => {
+    const at = new Date(Date.now() - hoursAgo * 3_600_000).toISOString()
+    await indexer.sql.unsafe('truncate actor, record, repo_sync, post')
+    await indexer.sql.unsafe('insert into actor (did, handle, "indexedAt") values ($1, $2, $3)', [
+      alice,
+      handle,
+      at,
+    ])
+    return (await apply([aPost({ by: alice, rev: 1 })])).handlesWanted.length
+  }
+  expect(await seen('alice.test', 23)).toBe(0)
+  expect(await seen('alice.test', 25)).toBe(1)
+  expect(await seen(null, 0.9)).toBe(0)
+  expect(await seen(null, 1.1)).toBe(1)
+})

@@ -1,0 +1,91 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import type { Label, LabelEvent } from '../shared/events.ts'
+import { applyLabels } from './labels.ts'
+import { did, type TestIndexer, testIndexer } from './testing.ts'
+
+let indexer: TestIndexer
+beforeAll(async () => {
+  indexer = await testIndexer()
+})
+afterAll(() => indexer[Symbol.asyncDispose]())
+beforeEach(async () => {
+  await indexer.sql.unsafe('truncate label')
+})
+
+const labeler = did('labeler')
+const uri = `at://${did('alice')}/app.bsky.feed.post/3kz2222222222`
+
+const aLabel = (hour: number, more: Partial<Label> = {}): Label => ({
+  src: labeler,
+  uri,
+  val: 'spam',
+  cts: `2026-01-01T0${hour}:00:00Z`,
+  ...more,
+})
+const event = (...labels: Label[]): LabelEvent => ({ type: 'label', seq: 1, labels })
+
+const apply = (...events: LabelEvent[]) =>
+  applyLabels({ sql: indexer.sql, schema: 'bsky', statementTimeoutMs: 10_000 }, events)
+const stored = () => indexer.sql.unsafe('select * from label order by cid, val')
+
+test('a label is a row, its time normalised, its missing cid empty', async () => {
+  const result = await apply(event(aLabel(1, { exp: '2027-01-01T00:00:00+01:00' })))
+  expect(result).toEqual({ outcomes: ['applied'], added: 1, removed: 0 })
+  expect(await stored()).toEqual([
+    {
+      src: labeler,
+      uri,
+      cid: '',
+      val: 'spam',
+      neg: false,
+      cts: '2026-01-01T01:00:00.000Z',
+      exp: '2026-12-31T23:00:00.000Z',
+    },
+  ])
+})
+
+test('the newest statement counts in any order, in one batch or several', async () => {
+  const first = event(aLabel(1))
+  const second = event(aLabel(2, { neg: true }))
+  const third = event(aLabel(3))
+  for (const order of [
+    [first, second, third],
+    [third, second, first],
+    [second, third, first],
+  ]) {
+    await indexer.sql.unsafe('truncate label')
+    for (const each of order) await apply(each)
+    expect(await stored()).toMatchObject([{ neg: false, cts: '2026-01-01T03:00:00.000Z' }])
+    await indexer.sql.unsafe('truncate label')
+    await apply(...order)
+    expect(await stored()).toMatchObject([{ neg: false, cts: '2026-01-01T03:00:00.000Z' }])
+  }
+})
+
+test('of two statements of one moment the negation counts, and its row is kept', async () => {
+  await apply(event(aLabel(1, { neg: true })))
+  expect((await apply(event(aLabel(1)))).outcomes).toEqual(['stale'])
+  expect(await stored()).toMatchObject([{ neg: true }])
+})
+
+test('labels of a version, of another value and of another labeler stand beside each other', async () => {
+  const other = aLabel(1, { src: did('other') })
+  await apply(event(aLabel(1), aLabel(1, { cid: 'bafy' }), aLabel(1, { val: '!hide' }), other))
+  expect(await stored()).toHaveLength(4)
+})
+
+test('a batch that comes again is stale', async () => {
+  const batch = [event(aLabel(1)), event(aLabel(2, { neg: true }))]
+  expect(await apply(...batch)).toEqual({ outcomes: ['stale', 'applied'], added: 0, removed: 1 })
+  expect(await apply(...batch)).toEqual({ outcomes: ['stale', 'stale'], added: 0, removed: 0 })
+})
+
+test('a label whose time can not be read is refused, its neighbours are not', async () => {
+  const result = await apply(event(aLabel(1, { cts: 'soon' })), event(aLabel(1)))
+  expect(result.outcomes).toEqual(['refused:label', 'applied'])
+})
+
+test('text that Postgres can not hold is left out', async () => {
+  await apply(event(aLabel(1, { val: 'sp\0am' })))
+  expect(await stored()).toMatchObject([{ val: 'spam' }])
+})
