@@ -18,21 +18,6 @@ local function ahead(new, old)
   return new > old
 end
 
-local function before(a, b)
-  local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
-  local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
-  if ams ~= bms then return tonumber(ams) < tonumber(bms) end
-  return aseq ~= bseq and not ahead(aseq, bseq)
-end
-
-local function lastId(stream)
-  if redis.call('EXISTS', stream) == 0 then return '0-0' end
-  local info = redis.call('XINFO', 'STREAM', stream)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then return info[i + 1] end
-  end
-end
-
 local stream, session = KEYS[1], KEYS[2]
 local number, token, kind, cursor = tonumber(ARGV[1]), ARGV[3], ARGV[4], ARGV[5]
 local cursors = 3

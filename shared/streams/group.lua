@@ -9,32 +9,28 @@
 -- full Redis as the first write of a script; XGROUP and HDEL of nothing are, and open the way: the few
 -- bytes let the consumers drain what fills it.
 
-local stream, ledger, group = KEYS[1], KEYS[2], ARGV[1]
+local key, ledger, name = KEYS[1], KEYS[2], ARGV[1]
 
 local function find()
-  if redis.call('EXISTS', stream) == 0 then return nil end
-  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    local fields = {}
-    for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
-    if fields['name'] == group then return fields end
+  local stream = streamInfo(key)
+  for _, group in ipairs(stream and groupsInfo(key, stream) or {}) do
+    if group['name'] == name then return group, stream end
   end
 end
 
-local found, created = find(), 0
-if not found then
+local group, stream = find()
+local created = 0
+if not group then
   redis.call('HDEL', ledger, '')
-  redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
-  found, created = find(), 1
+  redis.call('XGROUP', 'CREATE', key, name, '0', 'MKSTREAM')
+  group, stream = find()
+  created = 1
 end
-if redis.call('HEXISTS', ledger, 'base') == 1 or not found['lag'] then return created end
+if redis.call('HEXISTS', ledger, 'base') == 1 or not group['lag'] then return created end
 
-local added = 0
-local info = redis.call('XINFO', 'STREAM', stream)
-for i = 1, #info, 2 do
-  if info[i] == 'entries-added' then added = info[i + 1] end
-end
 local counted = 0
 for _, count in ipairs(redis.call('HVALS', ledger)) do counted = counted + tonumber(count) end
+local base = stream['entries-added'] - counted - group['pending'] - group['lag']
 redis.call('HDEL', ledger, '')
-redis.call('HSET', ledger, 'base', added - counted - found['pending'] - found['lag'])
+redis.call('HSET', ledger, 'base', base)
 return created

@@ -6,8 +6,8 @@ import { sleep } from '../retry.ts'
 import { consumerKey, ledgerKey } from './names.ts'
 import { script } from './script.ts'
 
-const group = script(import.meta, 'group.lua')
-const leave = script(import.meta, 'leave.lua')
+const group = script('group.lua')
+const leave = script('leave.lua')
 
 /** How long after its last command a consumer counts as active. */
 const activeMs = 10_000

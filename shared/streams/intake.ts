@@ -3,8 +3,8 @@ import type { Redis } from 'ioredis'
 import { ledgerKey } from './names.ts'
 import { script } from './script.ts'
 
-const own = script(import.meta, 'own.lua')
-const claim = script(import.meta, 'claim.lua')
+const own = script('own.lua')
+const claim = script('claim.lua')
 
 const blockMs = 1_000
 /** A page of a reply is held in memory twice, by Redis and by us. */

@@ -4,17 +4,12 @@
 -- ARGV  group
 -- Gives {entries added, pending, lag or nil, {outcome, count, ...}}; nil when there is no such group
 
-if redis.call('EXISTS', KEYS[1]) == 0 then return nil end
-local function named(flat)
-  local fields = {}
-  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
-  return fields
-end
-for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local group = named(flat)
+local stream = streamInfo(KEYS[1])
+if not stream then return nil end
+for _, group in ipairs(groupsInfo(KEYS[1], stream)) do
   if group['name'] == ARGV[1] then
-    local added = named(redis.call('XINFO', 'STREAM', KEYS[1]))['entries-added']
-    return {added, group['pending'], group['lag'], redis.call('HGETALL', KEYS[2])}
+    local outcomes = redis.call('HGETALL', KEYS[2])
+    return {stream['entries-added'], group['pending'], group['lag'], outcomes}
   end
 end
 return nil

@@ -17,11 +17,11 @@ import { ledgerBalance } from './ledger.ts'
 import { acknowledgeAll, giveBack, keepFresh, type Place, setAside } from './settle.ts'
 import { events, group, range, stream, testbed } from './testbed.ts'
 
-const who = constantFrom('a', 'b', 'c')
-const count = integer({ min: 1, max: 7 })
+const who = constantFrom('a', 'b')
+const count = integer({ min: 1, max: 4 })
 const step = oneof(
   record({ does: constant('append' as const), count }),
-  record({ does: constant('read' as const), who, count }),
+  { weight: 4, arbitrary: record({ does: constant('read' as const), who, count }) },
   record({ does: constant('die' as const), who }),
   record({
     does: constant('acknowledge' as const),
@@ -40,11 +40,11 @@ test('entries added = outcomes + pending + lag, whatever the order of events', a
   await using bed = testbed(server.url)
   const { redis } = server
   await assert(
-    asyncProperty(array(step, { minLength: 10, maxLength: 60 }), async (steps) => {
+    asyncProperty(array(step, { minLength: 30, maxLength: 80 }), async (steps) => {
       await redis.flushdb()
       const producer = await bed.producer()
       await ensureGroup(redis, stream, group)
-      const seats = new Map(['a', 'b', 'c'].map((name) => [name, aSeat(name)] as const))
+      const seats = new Map(['a', 'b'].map((name) => [name, aSeat(name)] as const))
       for (const now of steps) {
         if (now.does === 'append') {
           await producer.append({ entries: events(...range(1, now.count)) })
@@ -57,7 +57,7 @@ test('entries added = outcomes + pending + lag, whatever the order of events', a
         expect(balance?.balanced).toBe(true)
       }
     }),
-    { numRuns: 40 },
+    { numRuns: 100 },
   )
 
   function aSeat(name: string) {

@@ -3,7 +3,7 @@ import type { Redis } from 'ioredis'
 import { ledgerKey } from './names.ts'
 import { script } from './script.ts'
 
-const ledger = script(import.meta, 'ledger.lua')
+const ledger = script('ledger.lua')
 
 export interface LedgerBalance {
   /** Entries added to the stream since the group's ledger began. */

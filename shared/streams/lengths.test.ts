@@ -78,3 +78,16 @@ test('entry ids are ordered as numbers of any length', () => {
   const ids = ['9-0', '10-0', '10-9', '10-10', '10-18446744073709551615', '11-0']
   expect([...ids].reverse().sort(compareIds)).toEqual(ids)
 })
+
+test('the lag is told though the entry that was delivered last has been deleted', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  await (await bed.producer()).append({ entries: events(...range(1, 9)) })
+  await server.redis.xgroup('CREATE', stream, group, '0')
+  const ids = await readAndDie(server.redis, 'x', 4)
+  await server.redis.xack(stream, group, ...ids)
+  await server.redis.xdel(stream, ...ids)
+  const [raw] = (await server.redis.xinfo('GROUPS', stream)) as unknown[][]
+  expect(raw?.at(-1)).toBe(null) // Redis itself gives up
+  expect((await streamLengths(server.redis, stream)).groups[0]?.lag).toBe(5)
+})

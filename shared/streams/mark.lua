@@ -7,13 +7,6 @@
 -- Entries and cursor were appended by one script: at this moment, all that a host sent up to its
 -- cursor stands at or below the stream's last id.
 
-if redis.call('EXISTS', KEYS[1]) == 0 then return nil end
-local function lastId(stream)
-  local info = redis.call('XINFO', 'STREAM', stream)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then return info[i + 1] end
-  end
-end
 local id = lastId(KEYS[1])
 if id == '0-0' then return nil end
 local fields = {}
@@ -29,9 +22,6 @@ if redis.call('EXISTS', KEYS[2]) == 1 then
   local marked = lastId(KEYS[2])
   if marked == id then return nil end
   -- A mark above the stream's end is of a stream that was deleted since: its marks are false.
-  local ms, seq = string.match(marked, '^(%d+)-(%d+)$')
-  local nowMs, nowSeq = string.match(id, '^(%d+)-(%d+)$')
-  ms, seq, nowMs, nowSeq = tonumber(ms), tonumber(seq), tonumber(nowMs), tonumber(nowSeq)
-  if ms > nowMs or (ms == nowMs and seq > nowSeq) then redis.call('DEL', KEYS[2]) end
+  if before(id, marked) then redis.call('DEL', KEYS[2]) end
 end
 return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], id, unpack(fields))

@@ -5,7 +5,7 @@ import { sleep } from '../retry.ts'
 import { marksKey } from './names.ts'
 import { script } from './script.ts'
 
-const mark = script(import.meta, 'mark.lua')
+const mark = script('mark.lua')
 
 /** One a second for a day: some 5 MB. */
 const marksKept = 86_400

@@ -85,8 +85,8 @@ export interface Producer {
   readonly epoch: number
 }
 
-const append = script(import.meta, 'append.lua')
-const fence = script(import.meta, 'fence.lua')
+const append = script('append.lua')
+const fence = script('fence.lua')
 
 /** Longer than a reply can be lost: a session that expired looks like a Redis that has gone back. */
 const sessionSeconds = 7 * 24 * 3_600

@@ -73,9 +73,10 @@ async function slowest(
   if (named.length === 0) return state.length
   let most = 0
   for (const group of named) {
-    // A short stream bounds it without counting.
+    // A short stream bounds it without counting, and one that only this group reads holds no more.
+    const bounded = state.length < enough || state.groups.length === 1
     const count =
-      group.lag === null && state.length < enough
+      group.lag === null && bounded
         ? state.length
         : await unacknowledged(redis, stream, group, enough)
     most = Math.max(most, count)

@@ -11,9 +11,9 @@ export type Script = (
   args: readonly (string | number)[],
 ) => Promise<unknown>
 
-/** The script in a file beside the module that names it, as `script(import.meta, 'append.lua')`. */
-export function script(module: ImportMeta, file: string): Script {
-  const source = readFileSync(new URL(file, module.url), 'utf8')
+/** The script in a file of this folder, with the functions of `info.lua`. */
+export function script(file: string): Script {
+  const source = `${read('info.lua')}\n${read(file)}`
   const sha = createHash('sha1').update(source).digest('hex')
   return async (redis, keys, args) => {
     const rest = [keys.length, ...keys, ...args]
@@ -24,4 +24,8 @@ export function script(module: ImportMeta, file: string): Script {
       return redis.call('EVAL', [source, ...rest])
     }
   }
+}
+
+function read(file: string): string {
+  return readFileSync(new URL(file, import.meta.url), 'utf8')
 }

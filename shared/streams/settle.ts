@@ -4,10 +4,10 @@ import { redisCode } from '../redis.ts'
 import { ledgerKey, suspectsKey } from './names.ts'
 import { script } from './script.ts'
 
-const acknowledge = script(import.meta, 'acknowledge.lua')
-const deadLetter = script(import.meta, 'dead_letter.lua')
-const touch = script(import.meta, 'touch.lua')
-const suspect = script(import.meta, 'suspect.lua')
+const acknowledge = script('acknowledge.lua')
+const deadLetter = script('dead_letter.lua')
+const touch = script('touch.lua')
+const suspect = script('suspect.lua')
 
 export interface DeadLetter {
   /** A short phrase from a bounded set: it is a metric label. */

@@ -4,17 +4,10 @@
 -- Gives {length, entries added, last id, {{group, pending, last delivered, lag or nil,
 --        oldest pending id or nil}, ...}}; a stream that is not there is an empty one
 
-local function named(flat)
-  local fields = {}
-  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
-  return fields
-end
-
-if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 0, '0-0', {}} end
-local stream = named(redis.call('XINFO', 'STREAM', KEYS[1]))
+local stream = streamInfo(KEYS[1])
+if not stream then return {0, 0, '0-0', {}} end
 local groups = {}
-for i, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local group = named(flat)
+for i, group in ipairs(groupsInfo(KEYS[1], stream)) do
   local oldest = redis.call('XPENDING', KEYS[1], group['name'])[2]
   groups[i] = {group['name'], group['pending'], group['last-delivered-id'], group['lag'], oldest}
 end

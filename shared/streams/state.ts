@@ -2,7 +2,7 @@
 import type { Redis } from 'ioredis'
 import { script } from './script.ts'
 
-const state = script(import.meta, 'state.lua')
+const state = script('state.lua')
 
 export interface GroupState {
   name: string

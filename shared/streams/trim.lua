@@ -4,17 +4,9 @@
 -- ARGV  the groups that count
 -- Gives {entries removed, {groups that are there but do not count}, {groups that count but are not there}}
 
-local stream = KEYS[1]
-if redis.call('EXISTS', stream) == 0 then return {0, {}, {}} end
-
-local function before(a, b)
-  local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
-  local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
-  ams, bms = tonumber(ams), tonumber(bms)
-  if ams ~= bms then return ams < bms end
-  if #aseq ~= #bseq then return #aseq < #bseq end
-  return aseq < bseq
-end
+local key = KEYS[1]
+local stream = streamInfo(key)
+if not stream then return {0, {}, {}} end
 
 local function after(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -26,13 +18,11 @@ end
 local awaited = {}
 for _, name in ipairs(ARGV) do awaited[name] = true end
 local unnamed, lowest = {}, nil
-for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local group = {}
-  for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
+for _, group in ipairs(groupsInfo(key, stream)) do
   if awaited[group['name']] then
     awaited[group['name']] = nil
     local keep = after(group['last-delivered-id'])
-    local oldest = redis.call('XPENDING', stream, group['name'])[2]
+    local oldest = redis.call('XPENDING', key, group['name'])[2]
     if oldest and before(oldest, keep) then keep = oldest end
     if not lowest or before(keep, lowest) then lowest = keep end
   else
@@ -44,6 +34,6 @@ for name in pairs(awaited) do missing[#missing + 1] = name end
 if #unnamed > 0 or #missing > 0 or not lowest then return {0, unnamed, missing} end
 
 -- Whole nodes first, within a limit that keeps Redis answering; the rest of a node when they are gone.
-local removed = redis.call('XTRIM', stream, 'MINID', '~', lowest, 'LIMIT', 20000)
-if removed == 0 then removed = redis.call('XTRIM', stream, 'MINID', '=', lowest) end
+local removed = redis.call('XTRIM', key, 'MINID', '~', lowest, 'LIMIT', 20000)
+if removed == 0 then removed = redis.call('XTRIM', key, 'MINID', '=', lowest) end
 return {removed, unnamed, missing}

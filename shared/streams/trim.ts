@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import type { StreamMetrics } from './metrics.ts'
 import { script } from './script.ts'
 
-const trim = script(import.meta, 'trim.lua')
+const trim = script('trim.lua')
 
 export interface Trimmed {
   removed: number

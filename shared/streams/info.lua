@@ -1,0 +1,44 @@
+-- What several scripts ask of a stream; put before them by script.ts.
+
+local function named(flat)
+  local fields = {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  return fields
+end
+
+-- Whether entry id a is older than b.
+local function before(a, b)
+  local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
+  local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
+  if ams ~= bms then return tonumber(ams) < tonumber(bms) end
+  -- As text: a sequence number may have 64 bits, a double holds 53.
+  if #aseq ~= #bseq then return #aseq < #bseq end
+  return aseq < bseq
+end
+
+-- XINFO STREAM by name; nil when there is no stream.
+local function streamInfo(key)
+  if redis.call('EXISTS', key) == 0 then return nil end
+  return named(redis.call('XINFO', 'STREAM', key))
+end
+
+local function lastId(key)
+  local info = streamInfo(key)
+  return info and info['last-generated-id'] or '0-0'
+end
+
+-- XINFO GROUPS by name, with the lag where it can be told. Redis gives up as soon as the entry that was
+-- delivered last is deleted, which is what acknowledging does; as long as nothing later was, its
+-- counters still tell.
+local function groupsInfo(key, stream)
+  local groups = {}
+  for i, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+    local group = named(flat)
+    if not group['lag'] and group['entries-read']
+        and not before(group['last-delivered-id'], stream['max-deleted-entry-id']) then
+      group['lag'] = stream['entries-added'] - group['entries-read']
+    end
+    groups[i] = group
+  end
+  return groups
+end
