@@ -75,8 +75,9 @@ test('what a stopped process left is swept up', async () => {
 
 test('a handle that leads elsewhere is stored as none', async () => {
   const { did } = await network.account({ handle: 'mine.test' })
+  const other = await network.account({ handle: 'other.test' })
   // The resolver believes the last one who claims a handle.
-  await network.account({ handle: 'mine.test' })
+  await network.changeIdentity(other.did, { handle: 'mine.test' })
   await indexer.apply([aPost({ by: did, rev: 1 })])
   start()
   await expect.poll(wished).toEqual([])
