@@ -1,6 +1,6 @@
 /** SIGKILL of each worker while it has work in hand, again and again: the rows come out the same. */
 import type { Sql } from 'postgres'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { encodeRequest } from '../shared/events.ts'
 import { frameSeq } from '../simulator/frames.ts'
 import { corpusDocuments, corpusFrames } from './corpus.ts'
@@ -8,6 +8,7 @@ import { type Pipeline, type RunningWorker, type Service, startPipeline } from '
 import { carOf, completeRepos, documentOf, type RecordedRepo } from './recorded-repos.ts'
 
 const kills = 10
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 60_000 })
 const runStarted = Date.now() - 1_000
 /** Small batches, so that there is always something in hand. */
 const smallBatches = {
