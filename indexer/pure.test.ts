@@ -145,7 +145,8 @@ test('the snapshot that counts for a collection is the newest that covers it', (
 })
 
 test.each([
-  [500, 100, { batchSize: 100, transactions: 1 }],
+  [500, 100, { batchSize: 50, transactions: 2 }],
+  [500, 500, { batchSize: 250, transactions: 2 }],
   [500, 2_000, { batchSize: 500, transactions: 3 }],
   [500, 1_000, { batchSize: 500, transactions: 2 }],
   [1, 1, { batchSize: 1, transactions: 1 }],
