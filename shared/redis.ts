@@ -1,4 +1,5 @@
 /** Connections to Redis, and what its failures mean. */
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { Redis, type RedisOptions } from 'ioredis'
 import type { Logger } from 'pino'
@@ -16,7 +17,7 @@ export interface RedisSettings {
 export type Connection = Redis & AsyncDisposable
 
 /** Longer than any script or fork stalls Redis; a peer that vanished without a word is given up then. */
-const silentMs = 20_000
+const silentMs = 10_000
 
 /**
  * A connection that queues nothing while Redis is away and sends nothing twice: a command then fails
@@ -99,9 +100,18 @@ export function redisCode(error: unknown): string | null {
   return error.message.split(' ', 1)[0] ?? null
 }
 
+const connectMs = 1_000
+
+/** Resolves when a fresh connection is ready, or when it is clear that Redis is away. */
+export async function settled(redis: Redis, signal: AbortSignal): Promise<void> {
+  if (redis.status === 'ready') return
+  const ready = AbortSignal.any([signal, AbortSignal.timeout(connectMs)])
+  await once(redis, 'ready', { signal: ready }).catch(() => {})
+}
+
 /**
- * Repeats a call while Redis is away or full, telling `because` each time. Throws its faults; throws
- * the last failure when the signal aborts.
+ * Repeats a call while Redis is away or full, telling `because` each time. Throws its faults, and the
+ * signal's reason when that aborts meanwhile.
  */
 export async function throughOutages<T>(
   call: () => Promise<T>,
@@ -113,9 +123,10 @@ export async function throughOutages<T>(
       return await call()
     } catch (error) {
       const failure = redisFailure(error)
-      if (failure === 'fault' || signal.aborted) throw error
+      if (failure === 'fault') throw error
       because(failure)
       await sleep(backoff(attempt, { initialMs: 50, maxMs: 1_000 }), signal)
+      signal.throwIfAborted()
     }
   }
 }

@@ -1,9 +1,9 @@
 /** At-least-once consumption of one stream by one named member of a consumer group. */
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
-import { connectLike, redisCode, redisFailure, throughOutages } from '../redis.ts'
+import { connectLike, redisCode, redisFailure, settled, throughOutages } from '../redis.ts'
 import { backoff, sleep } from '../retry.ts'
-import { createDesk, type Desk } from './desk.ts'
+import { type AwayReport, createDesk, type Desk } from './desk.ts'
 import { connectionName, ensureGroup, leaveSeat, takeSeat } from './group.ts'
 import { createIntake, type Read } from './intake.ts'
 import type { StreamMetrics } from './metrics.ts'
@@ -87,13 +87,20 @@ export async function consume<E>(consumer: Consumer<E>): Promise<void> {
   const seat = { stream, group, name }
   const place = placeOf(consumer)
   await using reader = connectLike(redis, log, connectionName(seat))
-  await throughOutages(() => ensureGroup(redis, stream, group), signal)
-  await throughOutages(() => takeSeat(redis, reader, seat, signal), signal)
+  const away = createAwayReport(consumer)
+  await Promise.all([settled(redis, signal), settled(reader, signal)])
+  try {
+    await throughOutages(() => ensureGroup(redis, stream, group), signal, away.begins)
+    await throughOutages(() => takeSeat(redis, reader, seat, signal), signal, away.begins)
+  } catch (error) {
+    if (signal.aborted) return
+    throw error
+  }
 
   const crash = new AbortController()
   const stop = AbortSignal.any([signal, crash.signal])
   await using hardStop = abortAfter(stop, stopWithinMs)
-  const desk = createDesk(consumer, place, { stop, hardStop: hardStop.signal })
+  const desk = createDesk(consumer, place, { stop, hardStop: hardStop.signal, away })
   const failed = async (part: () => Promise<void>) => {
     try {
       await part()
@@ -107,7 +114,7 @@ export async function consume<E>(consumer: Consumer<E>): Promise<void> {
     failed(() => keep(consumer, place, desk, done.signal)),
     failed(() => passBarriers(desk, done.signal)),
   ]
-  await failed(() => take(consumer, reader, desk, stop))
+  await failed(() => take(consumer, reader, desk, away, stop))
   await desk.drain()
   done.abort()
   await Promise.all(keeping)
@@ -117,14 +124,20 @@ export async function consume<E>(consumer: Consumer<E>): Promise<void> {
 }
 
 /** Reads while there is room, until the signal aborts or something crashes. */
-async function take<E>(consumer: Consumer<E>, reader: Redis, desk: Desk, stop: AbortSignal) {
-  const { redis, stream, group, health, metrics, minIdleMs = 60_000 } = consumer
+async function take<E>(
+  consumer: Consumer<E>,
+  reader: Redis,
+  desk: Desk,
+  away: AwayReport,
+  stop: AbortSignal,
+) {
+  const { redis, stream, group, metrics, minIdleMs = 60_000 } = consumer
   const claimEvery = Math.min(claimEveryMs, minIdleMs / 4)
   const intake = createIntake({ ...consumer, reader, minIdleMs, claimEveryMs: claimEvery })
   let failures = 0
   // Not allowed, or away: then the read ends by itself.
   stop.addEventListener('abort', () => void intake.wake().catch(() => {}), { once: true })
-  health?.ready()
+  away.ends()
   while (!stop.aborted && desk.failures.length === 0) {
     const room = desk.room()
     if (room === 0) {
@@ -138,24 +151,39 @@ async function take<E>(consumer: Consumer<E>, reader: Redis, desk: Desk, stop: A
       intake.restart()
       if (redisCode(error) === 'NOGROUP') {
         consumer.log.warn({ stream, group }, 'the group is gone: made again')
-        await throughOutages(() => ensureGroup(redis, stream, group), stop)
+        await throughOutages(() => ensureGroup(redis, stream, group), stop, away.begins)
         continue
       }
       if (redisFailure(error) === 'fault') throw error
       failures += 1
-      metrics.redisAway.set({ stream }, 1)
-      health?.notReady('redis is away')
+      away.begins()
       await sleep(backoff(failures, { initialMs: 50, maxMs: 1_000 }), stop)
       continue
     }
-    if (failures > 0) {
-      failures = 0
-      metrics.redisAway.set({ stream }, 0)
-      health?.ready()
-    }
+    failures = 0
+    away.ends()
     if (read.from === 'claimed') metrics.claimed.inc({ stream }, read.entries.length)
     if (read.gone > 0) metrics.outcomes.inc({ stream, outcome: 'nil' }, read.gone)
     await desk.receive(read.entries)
+  }
+}
+
+/** Shows that Redis does not answer, from whichever call noticed it, until one succeeds. */
+function createAwayReport<E>({ stream, health, metrics }: Consumer<E>): AwayReport {
+  let state: 'unknown' | 'away' | 'here' = 'unknown'
+  return {
+    begins(failure = 'away') {
+      if (failure !== 'away' || state === 'away') return
+      state = 'away'
+      metrics.redisAway.set({ stream }, 1)
+      health?.notReady('redis is away')
+    },
+    ends() {
+      if (state === 'here') return
+      state = 'here'
+      metrics.redisAway.set({ stream }, 0)
+      health?.ready()
+    },
   }
 }
 

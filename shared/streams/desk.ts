@@ -32,6 +32,12 @@ interface Condemned {
   letter: DeadLetter
 }
 
+/** Shows that Redis does not answer. */
+export interface AwayReport {
+  begins: (failure?: 'away' | 'full') => void
+  ends: () => void
+}
+
 export type Desk = ReturnType<typeof createDesk>
 
 /**
@@ -42,7 +48,7 @@ export type Desk = ReturnType<typeof createDesk>
 export function createDesk<E>(
   consumer: Consumer<E>,
   place: Place,
-  { stop, hardStop }: { stop: AbortSignal; hardStop: AbortSignal },
+  { stop, hardStop, away }: { stop: AbortSignal; hardStop: AbortSignal; away: AwayReport },
 ) {
   const { stream, batchSize, concurrency, lane, log, metrics } = consumer
   const queues: Held<E>[][] = Array.from({ length: lane ? concurrency : 1 }, () => [])
@@ -77,7 +83,11 @@ export function createDesk<E>(
   stop.addEventListener('abort', notify, { once: true })
   hardStop.addEventListener('abort', notify, { once: true })
 
-  const redis = <T>(call: () => Promise<T>) => throughOutages(call, hardStop)
+  const redis = async <T>(call: () => Promise<T>): Promise<T> => {
+    const result = await throughOutages(call, hardStop, away.begins)
+    if (!dlqFull) away.ends()
+    return result
+  }
 
   const settle = async (entries: readonly Held<E>[], outcomes: readonly Outcome[]) => {
     const acknowledged: [string, string][] = []

@@ -85,8 +85,8 @@ test('the lag is told though the entry that was delivered last has been deleted'
   await (await bed.producer()).append({ entries: events(...range(1, 9)) })
   await server.redis.xgroup('CREATE', stream, group, '0')
   const ids = await readAndDie(server.redis, 'x', 4)
-  await server.redis.xack(stream, group, ...ids)
-  await server.redis.xdel(stream, ...ids)
+  await server.redis.xack(stream, group, ...ids.slice(1))
+  await server.redis.xdel(stream, ...ids.slice(1))
   const [raw] = (await server.redis.xinfo('GROUPS', stream)) as unknown[][]
   expect(raw?.at(-1)).toBe(null) // Redis itself gives up
   expect((await streamLengths(server.redis, stream)).groups[0]?.lag).toBe(5)

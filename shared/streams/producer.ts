@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
-import { throughOutages } from '../redis.ts'
+import { settled, throughOutages } from '../redis.ts'
 import { sleep } from '../retry.ts'
 import type { StreamMetrics } from './metrics.ts'
 import { fenceKey, sessionKey } from './names.ts'
@@ -98,6 +98,7 @@ export async function takeFence(
   signal: AbortSignal,
   key: string = fenceKey,
 ): Promise<Fence> {
+  await settled(redis, signal)
   const token = await throughOutages(() => fence(redis, [key], [randomUUID()]), signal)
   return { key, token: String(token) }
 }
@@ -107,6 +108,7 @@ export async function createProducer(options: ProducerOptions): Promise<Producer
   const { redis, stream, cursor, fence, highWater, groups, signal, log, metrics } = options
   const room = createRoom({ redis, stream, groups, highWater, log })
   const wait = createWait(options)
+  await settled(redis, signal)
   const cursorKeys = await existingKeys(options)
   const fixedKeys = [...(fence === undefined ? [] : [fence.key]), ...cursorKeys]
   let session = randomUUID()
