@@ -1,5 +1,9 @@
+import { hash } from 'node:crypto'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { verdict } from '../shared/errors.ts'
 import type { Event } from '../shared/events.ts'
+import { collections } from './collections/index.ts'
+import { createDeriver } from './derive.ts'
 import {
   aDeleteOf,
   aFollow,
@@ -19,6 +23,7 @@ import {
   tid,
   uri,
 } from './testing.ts'
+import { expireTombstones } from './tombstones.ts'
 
 const alice = did('alice')
 const bob = did('bob')
@@ -150,6 +155,48 @@ describe('a batch', () => {
       { json: JSON.stringify({ ...post.record, text: 'ab\ufffdc' }) },
     ])
   })
+})
+
+describe('a record that can not be applied', () => {
+  test('is refused as a bug when deriving it throws, and its neighbours are not', async () => {
+    const broken = collections.map((collection) =>
+      collection.nsid === 'app.bsky.feed.like'
+        ? {
+            nsid: collection.nsid,
+            rows: { table: 'like', columns: () => JSON.parse('not JSON') },
+          }
+        : collection,
+    )
+    const apply = indexer.applyWith({ deriver: createDeriver(broken, () => null) })
+    const post = aPost({ by: alice, rev: 1 })
+    const { outcomes, changes } = await apply([post, aLike({ by: bob, rev: 2, of: refTo(post) })])
+    expect(outcomes).toEqual(['applied', 'refused:bug'])
+    expect(changes[1]?.refused?.detail).toContain('SyntaxError')
+    expect(await rows('select uri from post')).toHaveLength(1)
+  })
+
+  test('fails the batch with the entry at fault when a value is too long for its index', async () => {
+    const long = [1, 2, 3, 4, 5, 6, 7]
+      .map((n) => hash('sha512', `${n}`) + hash('sha512', `-${n}`))
+      .join('')
+    const by = `did:web:${long}`
+    const subject = {
+      uri: `at://${by}/app.bsky.feed.post/${tid(1)}`,
+      cid: aPost({ by, rev: 1 }).cid,
+    }
+    const error = await indexer.apply([aLike({ by, rev: 2, of: subject })]).catch((e) => e)
+    expect(error).toMatchObject({ code: '54000' })
+    expect(verdict(error)).toBe('reject')
+    expect(await rows('select did from repo_sync')).toEqual([])
+  })
+})
+
+test('a tombstone goes when it is older than its days', async () => {
+  await outcomes(aDeleteOf(aPost({ by: alice, rev: 1 }), 2))
+  expect(await expireTombstones(indexer.sql, 'bsky', 14)).toBe(0)
+  const old = new Date(Date.now() - 15 * 24 * 3_600_000).toISOString()
+  await indexer.sql.unsafe('update record_tombstone set "deletedAt" = $1', [old])
+  expect(await expireTombstones(indexer.sql, 'bsky', 14)).toBe(1)
 })
 
 describe('duplicates', () => {

@@ -4,7 +4,7 @@ import pLimit from 'p-limit'
 import { decodeEvent, decodeLabels, type Event } from '../shared/events.ts'
 import { createIdentity } from '../shared/identity.ts'
 import { connectPostgres, type Sql } from '../shared/postgres.ts'
-import { connectRedis, redisFailure } from '../shared/redis.ts'
+import { connectRedis, redisFailure, throughOutages } from '../shared/redis.ts'
 import { retryTransient, sleep } from '../shared/retry.ts'
 import { scopeOf } from '../shared/scope.ts'
 import { consume, type Entry } from '../shared/streams/consumer.ts'
@@ -22,6 +22,7 @@ import type { options } from './options.ts'
 import { groupState, keepPosition } from './position.ts'
 import { requireTables } from './tables.ts'
 import { tally } from './tally.ts'
+import { keepTombstonesYoung } from './tombstones.ts'
 
 type Config = Worker<typeof options>['config']
 
@@ -136,6 +137,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
   }
 
   const followed = config.mode === 'label' ? [] : config.streams
+  if (config.mode !== 'stream') await warnOfOtherLabelGroups(redis, config, worker)
   const groups = [
     ...followed.map((stream) => ({ stream, group: config.group })),
     ...(config.mode === 'stream' ? [] : [{ stream: streamNames.labels, group: config.labelGroup }]),
@@ -156,6 +158,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
         }),
     ),
     (signal) => watchPending(redis, groups, metrics, signal),
+    (signal) => keepTombstonesYoung(sql, config.schema, config.tombstoneDays, signal),
   ])
 }
 
@@ -185,6 +188,23 @@ async function waitForTables(worker: Worker<typeof options>, sql: Sql): Promise<
     },
   })
   part.ready()
+}
+
+/** An older indexer may have read the labels under another group: ours then begins anew, or misses it. */
+async function warnOfOtherLabelGroups(
+  redis: Redis,
+  { labelGroup }: Config,
+  { log, signal }: Worker<typeof options>,
+): Promise<void> {
+  const stream = streamNames.labels
+  const read = async () =>
+    (await redis.exists(stream)) === 0
+      ? []
+      : ((await redis.xinfo('GROUPS', stream)) as (string | number | null)[][])
+  const groups = await throughOutages(read, signal)
+  const names = (groups ?? []).map((flat) => String(flat[flat.indexOf('name') + 1]))
+  if (names.length === 0 || names.includes(labelGroup)) return
+  log.warn({ stream, group: labelGroup, others: names }, 'other groups hold the progress of labels')
 }
 
 function createClosing(config: Config) {

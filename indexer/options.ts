@@ -77,6 +77,12 @@ export const options = {
     default: '500',
     doc: 'Events in one transaction at most.',
   },
+  tombstoneDays: {
+    env: 'TOMBSTONE_DAYS',
+    parse: count,
+    default: '14',
+    doc: 'For how many days a deletion is remembered, so that an older event does not undo it.',
+  },
   resolveHandles: {
     env: 'ENABLE_DID_RESOLUTION',
     parse: flag,
