@@ -120,3 +120,13 @@ test('two groups, one slow and one abandoned: what the slow one needs stays, the
       balanced: true,
     })
 })
+
+test('what is acknowledged is not deleted while any other group is there, named or not', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  await aStream(bed, [group, 'prod_stream'])
+  const consumer = bed.consumer()
+  await eventually(() => consumer.seen().length).toBe(10)
+  await consumer.stop()
+  expect(await bed.redis.xlen(stream)).toBe(10)
+})
