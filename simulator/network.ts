@@ -1,5 +1,6 @@
 /** A small AT Protocol network on loopback: directory, PDSes, relay, labeler, accounts. */
 import { type Keypair, P256Keypair, Secp256k1Keypair } from '@atproto/crypto'
+import type { LexMap } from '@atproto/lex-data'
 import { Account, type ExpectedRecord } from './account.ts'
 import { type Clock, steppedClock } from './clock.ts'
 import { createDirectory, type Directory } from './directory.ts'
@@ -23,6 +24,8 @@ export interface NetworkOptions {
   labelerFirstSeq?: number
   /** Default: starts 2026-01-01 and moves 1 ms at each reading, so that a run is the same every time. */
   clock?: Clock
+  /** Told of every event that the network gives its relay: what can be heard of it. */
+  onEvent?: (type: string, body: LexMap) => void
 }
 
 export interface NewAccount {
@@ -41,6 +44,7 @@ export interface NewAccount {
 export type Curve = 'k256' | 'p256'
 
 export interface Network extends AsyncDisposable {
+  readonly directory: Directory
   readonly plc: Plc
   readonly relay: Relay
   readonly pds: readonly [Pds, ...Pds[]]
@@ -95,6 +99,10 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     ...(options.labelerFirstSeq !== undefined && { firstSeq: options.labelerFirstSeq }),
   })
 
+  const emit: Relay['emit'] = (type, body) => {
+    options.onEvent?.(type, body)
+    relay.emit(type, body)
+  }
   const find = (did: string): Account => {
     const account = accounts.get(did)
     if (account === undefined) throw new RangeError(`${did} is not an account of this network`)
@@ -106,11 +114,11 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     return home
   }
   const emitIdentity = (did: string) => {
-    relay.emit('#identity', { did, handle: find(did).handle })
+    emit('#identity', { did, handle: find(did).handle })
   }
   const emitAccount: Network['emitAccount'] = (did, { active, status }) => {
     homeOf(did).setStatus(did, { active, status: status ?? null })
-    relay.emit('#account', { did, active, ...(status !== undefined && { status }) })
+    emit('#account', { did, active, ...(status !== undefined && { status }) })
   }
 
   const account = async (options: NewAccount = {}): Promise<Account> => {
@@ -122,21 +130,21 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
       method === 'web' ? await registerWeb(directory, webs, data) : await register(registrar, data)
     let announced = quiet
     // The first commit is announced when the PDS can already answer for it.
-    const emit: Relay['emit'] = (type, body) => {
+    const announce: Relay['emit'] = (type, body) => {
       if (!announced) {
         announced = true
         home.adopt(made)
         emitIdentity(did)
-        relay.emit('#account', { did, active: true })
+        emit('#account', { did, active: true })
       }
-      relay.emit(type, body)
+      emit(type, body)
     }
-    const made = new Account({ did, handle, key, clock, quiet, serial, emit })
+    const made = new Account({ did, handle, key, clock, quiet, serial, emit: announce })
     accounts.set(did, made)
     homes.set(did, home)
     await made.applyWrites([])
     if (quiet) home.adopt(made)
-    else relay.emit('#sync', await made.syncBody())
+    else emit('#sync', await made.syncBody())
     return made
   }
 
@@ -169,6 +177,7 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
   }
 
   return {
+    directory,
     plc,
     relay,
     pds,
@@ -181,7 +190,7 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     records,
     emitIdentity,
     emitAccount,
-    emitSync: async (did) => relay.emit('#sync', await find(did).syncBody()),
+    emitSync: async (did) => emit('#sync', await find(did).syncBody()),
     changeIdentity,
     close,
     [Symbol.asyncDispose]: close,
