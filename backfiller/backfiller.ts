@@ -37,16 +37,14 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
   if (config.skipSignature) log.warn('signatures are not verified: anyone can forge a repo')
 
   await using redis = connectRedis({ redisUrl: config.redisUrl, log, name: 'sluice/backfiller' })
-  using identity = closing(
-    createIdentity({
-      plcUrl: config.plcUrl,
-      handleResolver: config.handleResolver,
-      allowPrivateHosts: config.allowPrivateHosts,
-      timeoutMs: identityTimeoutMs,
-      maxEntries: identityEntries,
-      ttlMs: identityTtlMs,
-    }),
-  )
+  using identity = createIdentity({
+    plcUrl: config.plcUrl,
+    handleResolver: config.handleResolver,
+    allowPrivateHosts: config.allowPrivateHosts,
+    timeoutMs: identityTimeoutMs,
+    maxEntries: identityEntries,
+    ttlMs: identityTtlMs,
+  })
   using fetcher = createFetcher({
     timeoutMs: config.httpTimeoutSecs * 1_000,
     maxBytes: config.maxCarBytes,
@@ -159,8 +157,4 @@ async function undelivered(redis: Redis, stream: string, group: string): Promise
 
 function userAgent(contact: string | null): string {
   return `sluice-backfiller/${version}${contact === null ? '' : ` (+${contact})`}`
-}
-
-function closing<T extends { close: () => void }>(resource: T): T & Disposable {
-  return Object.assign(resource, { [Symbol.dispose]: () => resource.close() })
 }

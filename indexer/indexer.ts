@@ -1,6 +1,7 @@
 /** The indexer: applies the event streams and the labels to Postgres. */
 import type { Redis } from 'ioredis'
 import pLimit from 'p-limit'
+import { crashPoint } from '../shared/crash-point.ts'
 import { decodeEvent, decodeLabels, type Event } from '../shared/events.ts'
 import { createIdentity } from '../shared/identity.ts'
 import { connectPostgres, type Sql } from '../shared/postgres.ts'
@@ -57,7 +58,14 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
     log,
     applicationName: `sluice-indexer/${config.consumer}`,
   })
-  using identity = createClosing(config)
+  using identity = createIdentity({
+    plcUrl: config.plcUrl,
+    handleResolver: config.handleResolver,
+    allowPrivateHosts: config.allowPrivateHosts,
+    timeoutMs: identityTimeoutMs,
+    maxEntries: identityEntries,
+    ttlMs: identityTtlMs,
+  })
   await waitForTables(worker, sql)
 
   const names = collections.map(({ nsid }) => nsid)
@@ -79,7 +87,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
   const handles = createHandles({
     sql,
     schema: config.schema,
-    identity: identity.identity,
+    identity,
     concurrency: handlesAtOnce,
     log,
     onResult: (result, queued) => {
@@ -102,6 +110,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
         apply: (entries) =>
           slots(async () => {
             const applied = await timed(metrics, () => apply(entries.map(({ event }) => event)))
+            crashPoint('indexer.committed')
             tally(metrics, entries, applied, known, log)
             handles.want(applied.handlesWanted)
             return applied.outcomes
@@ -205,18 +214,6 @@ async function warnOfOtherLabelGroups(
   const names = (groups ?? []).map((flat) => String(flat[flat.indexOf('name') + 1]))
   if (names.length === 0 || names.includes(labelGroup)) return
   log.warn({ stream, group: labelGroup, others: names }, 'other groups hold the progress of labels')
-}
-
-function createClosing(config: Config) {
-  const identity = createIdentity({
-    plcUrl: config.plcUrl,
-    handleResolver: config.handleResolver,
-    allowPrivateHosts: config.allowPrivateHosts,
-    timeoutMs: identityTimeoutMs,
-    maxEntries: identityEntries,
-    ttlMs: identityTtlMs,
-  })
-  return { identity, [Symbol.dispose]: () => identity.close() }
 }
 
 async function timed<T>(metrics: IndexerMetrics, work: () => Promise<T>): Promise<T> {

@@ -1,5 +1,6 @@
 /** The ingester: relays, labelers and lists of repos, into the streams. */
 import type { Redis } from 'ioredis'
+import { crashPoint } from '../shared/crash-point.ts'
 import { errorText } from '../shared/errors.ts'
 import { createIdentity } from '../shared/identity.ts'
 import { connectRedis } from '../shared/redis.ts'
@@ -92,7 +93,7 @@ interface Room {
 async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
   const { config } = room.worker
   const { metrics } = room
-  const identity = createIdentity({
+  using identity = createIdentity({
     plcUrl: config.plcUrl,
     handleResolver: config.handleResolver,
     allowPrivateHosts: config.allowPrivateHosts,
@@ -100,33 +101,29 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
     maxEntries: identitiesCached,
     ttlMs: identityTtlMs,
   })
-  try {
-    const marked = hosts.map(({ raw, name: host }) => {
-      return { host, key: cursorKeys(streams.live, raw).key }
-    })
-    const mark: Part = (signal) =>
-      keepMarking({ redis: room.redis, stream: streams.live, hosts: marked, signal })
-    const endpoint: Endpoint = {
-      stream: streams.live,
-      method: 'com.atproto.sync.subscribeRepos',
-      highWaterMark: config.firehoseHighWaterMark ?? config.highWaterMark,
-      translation: (log, signal) =>
-        createVerifier({
-          identity,
-          mode: config.verify,
-          unavailable: config.verifyUnavailable,
-          scope: scopeOf(config.collections),
-          signal,
-          log,
-          metrics,
-        }),
-      onFrame: () => metrics.firehoseEvents.inc(),
-      onAppended: (entries) => metrics.streamEvents.inc(entries),
-    }
-    await runTogether(signal, [(signal) => followAll(room, hosts, signal, endpoint), mark])
-  } finally {
-    identity.close()
+  const marked = hosts.map(({ raw, name: host }) => {
+    return { host, key: cursorKeys(streams.live, raw).key }
+  })
+  const mark: Part = (signal) =>
+    keepMarking({ redis: room.redis, stream: streams.live, hosts: marked, signal })
+  const endpoint: Endpoint = {
+    stream: streams.live,
+    method: 'com.atproto.sync.subscribeRepos',
+    highWaterMark: config.firehoseHighWaterMark ?? config.highWaterMark,
+    translation: (log, signal) =>
+      createVerifier({
+        identity,
+        mode: config.verify,
+        unavailable: config.verifyUnavailable,
+        scope: scopeOf(config.collections),
+        signal,
+        log,
+        metrics,
+      }),
+    onFrame: () => metrics.firehoseEvents.inc(),
+    onAppended: (entries) => metrics.streamEvents.inc(entries),
   }
+  await runTogether(signal, [(signal) => followAll(room, hosts, signal, endpoint), mark])
 }
 
 async function labelerPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
@@ -163,6 +160,7 @@ async function followAll(
   const { config, log, health } = room.worker
   const { stream, method, onFrame, onAppended } = endpoint
   const fence = await takeFence(room.redis, signal, fenceOf(stream))
+  crashPoint('ingester.fence-taken', stream)
   const followOne = (host: Host): Part => {
     const part = health.part(`${stream} ${host.name}`)
     return async (signal) => {
@@ -197,6 +195,7 @@ async function listPart(room: Room, hosts: readonly Host[], signal: AbortSignal)
   const { config, log, health } = room.worker
   const stream = streams.requests
   const fence = await takeFence(room.redis, signal, fenceOf(stream))
+  crashPoint('ingester.fence-taken', stream)
   let unfinished = hosts.length
   const listOne = (host: Host): Part => {
     const part = health.part(`${stream} ${host.name}`)

@@ -45,7 +45,7 @@ export interface IdentityOptions {
   now?: () => number
 }
 
-export interface Identity {
+export interface Identity extends Disposable {
   /**
    * The account of a DID (plc or web). `refresh` asks anew whatever the cache holds. Callers of the
    * same DID share one request. Throws IdentityError, or the reason of an aborted signal.
@@ -109,6 +109,11 @@ export function createIdentity(options: IdentityOptions): Identity {
     return running
   }
 
+  const close = () => {
+    closing.abort()
+    http.close()
+  }
+
   return {
     async resolve(did, { refresh = false, signal } = {}) {
       signal?.throwIfAborted()
@@ -126,10 +131,8 @@ export function createIdentity(options: IdentityOptions): Identity {
           : resolveAt(handleResolver, name, http.fetch, timeoutMs),
       )
     },
-    close() {
-      closing.abort()
-      http.close()
-    },
+    close,
+    [Symbol.dispose]: close,
   }
 }
 
