@@ -1,35 +1,18 @@
 /** An embedded Redis: finds or fetches the program, and runs it on a folder of data. */
-import { randomBytes } from 'node:crypto'
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { totalmem } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
+import { type FetchOptions, NoPackageError, type Program, runs, unpackedProgram } from './debian.ts'
 import { findProgram, type Places } from './places.ts'
 import {
   commandLine,
   endProcess,
   freePort,
-  run,
   type ServerProcess,
   type Step,
   startServer,
 } from './process.ts'
-
-/** A Redis server program that runs on this machine. */
-export interface RedisProgram {
-  command: string
-  /** What it needs in its environment to find its libraries. */
-  env: Record<string, string>
-  /** Where it comes from, in words. */
-  origin: string
-}
-
-export interface FetchOptions {
-  /** Ends a download. */
-  signal?: AbortSignal
-  /** Called once when the program has to be fetched. */
-  onFetch?: () => void
-}
 
 /** Thrown when this machine has no Redis and none can be fetched; the message says what to install. */
 export class NoRedisError extends Error {}
@@ -38,9 +21,7 @@ const packageSets = [
   { packages: ['redis-server', 'redis-tools'], program: 'usr/bin/redis-server' },
   { packages: ['valkey-server', 'valkey-tools'], program: 'usr/bin/valkey-server' },
 ] as const
-type PackageSet = (typeof packageSets)[number]
 
-const downloadTimeoutMs = 120_000
 const stopSteps: readonly Step[] = [
   ['SIGTERM', 2_500],
   ['SIGKILL', 500],
@@ -53,7 +34,7 @@ const readyWithinMs = 120_000
  * distribution's package, unpacked (not installed) into the cache folder. Safe to call from several
  * processes at once. Throws `NoRedisError`.
  */
-export async function findRedis(places: Places, options: FetchOptions = {}): Promise<RedisProgram> {
+export async function findRedis(places: Places, options: FetchOptions = {}): Promise<Program> {
   const installed = await findProgram(places, 'redis-server', 'valkey-server')
   if (installed !== null && (await runs({ command: installed, env: {} }))) {
     return { command: installed, env: {}, origin: installed }
@@ -61,173 +42,18 @@ export async function findRedis(places: Places, options: FetchOptions = {}): Pro
   return unpackedRedis(places, options)
 }
 
-async function unpackedRedis(places: Places, options: FetchOptions): Promise<RedisProgram> {
-  const aptGet = await findProgram(places, 'apt-get')
-  const dpkg = await findProgram(places, 'dpkg')
-  if (aptGet === null || dpkg === null) throw noRedis('this is not a Debian or Ubuntu')
-
-  const release = await readFile('/etc/os-release', 'utf8').catch(() => '')
-  const version = /^VERSION_CODENAME="?([\w.-]+)/m.exec(release)?.[1] ?? 'unknown'
-  const folder = join(places.cache, `redis-${version}-${process.arch}`)
-  const ready = await programIn(folder)
-  if (ready !== null) return ready
-
-  options.onFetch?.()
-  await rm(folder, { recursive: true, force: true })
-  const building = `${folder}.${process.pid}.${randomBytes(4).toString('hex')}`
+async function unpackedRedis(places: Places, options: FetchOptions): Promise<Program> {
   try {
-    await build({ folder: building, signal: options.signal })
-    // Two processes may come here at once; whoever is second takes what the first has made.
-    await rename(building, folder).catch(() => undefined)
-  } finally {
-    await rm(building, { recursive: true, force: true })
+    return await unpackedProgram(places, { ...options, name: 'redis', sets: packageSets })
+  } catch (error) {
+    if (!(error instanceof NoPackageError)) throw error
+    throw new NoRedisError(
+      `no Redis on this machine: neither redis-server nor valkey-server is on PATH, and ${error.message}. ` +
+        'Install one (Debian, Ubuntu: apt-get install redis-server; Fedora: dnf install valkey; ' +
+        'macOS: brew install redis)',
+      { cause: error },
+    )
   }
-  const built = await programIn(folder)
-  if (built === null) throw noRedis(`what was unpacked into ${folder} does not run`)
-  return built
-}
-
-function noRedis(why: string): NoRedisError {
-  return new NoRedisError(
-    `no Redis on this machine: neither redis-server nor valkey-server is on PATH, and ${why}. ` +
-      'Install one (Debian, Ubuntu: apt-get install redis-server; Fedora: dnf install valkey; ' +
-      'macOS: brew install redis)',
-  )
-}
-
-async function runs({ command, env }: Pick<RedisProgram, 'command' | 'env'>): Promise<boolean> {
-  const { code } = await run(command, ['--version'], { timeoutMs: 10_000, env })
-  return code === 0
-}
-
-/** The program unpacked in this folder, if there is one and it runs. */
-async function programIn(folder: string): Promise<RedisProgram | null> {
-  const env = { LD_LIBRARY_PATH: (await libraryFolders(folder)).join(':') }
-  for (const { program } of packageSets) {
-    const command = join(folder, program)
-    if (await runs({ command, env })) return { command, env, origin: command }
-  }
-  return null
-}
-
-async function libraryFolders(folder: string): Promise<string[]> {
-  const names = await readdir(folder, { recursive: true }).catch(() => [])
-  const libraries = names.filter((name) => /\.so(\.[\d.]+)?$/.test(name))
-  return [...new Set(libraries.map((name) => join(folder, dirname(name))))]
-}
-
-interface Building {
-  folder: string
-  signal?: AbortSignal | undefined
-}
-
-/** Fetches the packages and the libraries that the machine lacks, and unpacks them into the folder. */
-async function build({ folder, signal }: Building): Promise<void> {
-  await mkdir(folder, { recursive: true, mode: 0o755 })
-  const apt = join(folder, '.apt')
-  const own = await privateLists(apt)
-  let problem = ''
-  // First the machine's own package lists; where they are missing or too old, fresh private ones.
-  for (const options of [[], own]) {
-    if (options === own) {
-      const update = await run('apt-get', [...own, '-q', 'update'], {
-        timeoutMs: downloadTimeoutMs,
-        signal,
-      })
-      // A mirror that can't be reached is only a warning of apt's.
-      problem = lastLine(update.stderr) || problem
-    }
-    for (const set of packageSets) {
-      const failed = await unpack(set, { folder, signal }, options)
-      if (failed === null) return rm(apt, { recursive: true, force: true })
-      problem ||= failed
-    }
-  }
-  throw noRedis(`the distribution's package could not be fetched (${problem})`)
-}
-
-async function privateLists(folder: string): Promise<string[]> {
-  await mkdir(join(folder, 'lists', 'partial'), { recursive: true })
-  await mkdir(join(folder, 'cache', 'archives', 'partial'), { recursive: true })
-  return [
-    `-oDir::State::lists=${join(folder, 'lists')}`,
-    `-oDir::Cache=${join(folder, 'cache')}`,
-    // Under root, apt would fetch as a user who can't write here.
-    '-oAPT::Sandbox::User=root',
-  ]
-}
-
-/** Unpacks the set and, round by round, the libraries it lacks; null on success, else the problem. */
-async function unpack(
-  set: PackageSet,
-  building: Building,
-  options: readonly string[],
-): Promise<string | null> {
-  const { folder } = building
-  const known = new Set<string>(set.packages)
-  let wanted: string[] = [...set.packages]
-  for (let round = 0; round < 4; round++) {
-    const failed = await fetchAndUnpack(wanted, building, options)
-    if (failed !== null) return failed
-    const missing = await missingLibraries(join(folder, set.program), folder)
-    if (missing.length === 0) return null
-    wanted = (await libraryPackages(wanted, options)).filter((name) => !known.has(name))
-    if (wanted.length === 0) return `no package has ${missing.join(', ')}`
-    for (const name of wanted) known.add(name)
-  }
-  return 'its libraries need too many others'
-}
-
-async function fetchAndUnpack(
-  packages: readonly string[],
-  { folder, signal }: Building,
-  options: readonly string[],
-): Promise<string | null> {
-  const archives = join(folder, '.apt', 'archives')
-  await mkdir(archives, { recursive: true })
-  const fetched = await run('apt-get', [...options, '-q', 'download', ...packages], {
-    timeoutMs: downloadTimeoutMs,
-    cwd: archives,
-    signal,
-  })
-  if (fetched.code !== 0) return lastLine(fetched.stderr)
-  for (const name of await readdir(archives)) {
-    const archive = join(archives, name)
-    const unpacked = await run('dpkg', ['-x', archive, folder], { timeoutMs: 30_000 })
-    if (unpacked.code !== 0) return lastLine(unpacked.stderr)
-    await rm(archive)
-  }
-  return null
-}
-
-async function missingLibraries(program: string, folder: string): Promise<string[]> {
-  const env = { LD_LIBRARY_PATH: (await libraryFolders(folder)).join(':') }
-  const ldd = await run('ldd', [program], { timeoutMs: 10_000, env })
-  return [...ldd.stdout.matchAll(/^\s*(\S+) => not found/gm)].map(([, name]) => name ?? '')
-}
-
-/** The library packages that these depend on and that are not installed. Never the C library. */
-async function libraryPackages(
-  packages: readonly string[],
-  options: readonly string[],
-): Promise<string[]> {
-  const listed = await run('apt-cache', [...options, 'depends', ...packages], {
-    timeoutMs: 30_000,
-  })
-  const names = [...listed.stdout.matchAll(/^\s*\|?(?:Pre)?Depends: (lib[\w.+-]+)/gm)].map(
-    ([, name]) => name ?? '',
-  )
-  const lacking: string[] = []
-  for (const name of new Set(names)) {
-    if (name === 'libc6') continue
-    const status = await run('dpkg', ['-s', name], { timeoutMs: 10_000 })
-    if (!/^Status: install ok installed$/m.test(status.stdout)) lacking.push(name)
-  }
-  return lacking
-}
-
-function lastLine(text: string): string {
-  return text.trim().split('\n').at(-1) ?? ''
 }
 
 export interface EmbeddedRedis extends ServerProcess {
@@ -245,7 +71,7 @@ export interface RedisOptions extends FetchOptions {
   port?: number
   /** Further settings, as on redis-server's command line. */
   args?: readonly string[]
-  program?: RedisProgram
+  program?: Program
 }
 
 /**
@@ -270,7 +96,7 @@ export async function startRedis(options: RedisOptions): Promise<EmbeddedRedis> 
 }
 
 async function launch(options: {
-  program: RedisProgram
+  program: Program
   dir: string
   port: number
   args: readonly string[]
