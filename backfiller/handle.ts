@@ -1,4 +1,5 @@
 /** One request to its end: tried, tried again, ended, or set aside. */
+import { crashPoint } from '../shared/crash-point.ts'
 import { InvalidEventError } from '../shared/errors.ts'
 import { type BackfillRequest, decodeRequest } from '../shared/events.ts'
 import type { Logger } from '../shared/log.ts'
@@ -80,6 +81,7 @@ async function handle(
 ): Promise<Outcome> {
   const { attempts, log, parked } = options
   parked.delete(id)
+  crashPoint('backfiller.asked')
   try {
     let past = await attempts.of(did, id)
     let due = Math.max(timeOf(notBefore), timeOf(past?.retry_at))
@@ -89,11 +91,14 @@ async function handle(
       const result = await tryOnce({ did, entry: id, past }, options, signal)
       if ('outcome' in result) {
         await attempts.forget(did)
+        crashPoint('backfiller.attempts-forgotten')
         return result.outcome
       }
       if ('next' in result) {
         past = result.next
+        crashPoint('backfiller.before-attempt')
         await attempts.keep(did, past)
+        crashPoint('backfiller.attempt-noted')
       }
       due = 'next' in result ? timeOf(result.next.retry_at) : result.pausedUntil
     }

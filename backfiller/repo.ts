@@ -1,6 +1,7 @@
 /** One repo, from its host to the output stream: resolve, fetch, prove, hand over. */
 import { setImmediate as others } from 'node:timers/promises'
 import type { LimitFunction } from 'p-limit'
+import { crashPoint } from '../shared/crash-point.ts'
 import { encodeEvent } from '../shared/events.ts'
 import { type Account, type Identity, IdentityError } from '../shared/identity.ts'
 import type { Scope } from '../shared/scope.ts'
@@ -127,6 +128,7 @@ async function fetchAndHandOver(
       try {
         signal.throwIfAborted()
         const proved = await fetchProved(pds, account, options, signal, turn)
+        crashPoint('backfiller.fetched')
         turn[Symbol.dispose]()
         return await handOver(proved, options, signal)
       } finally {
@@ -234,6 +236,11 @@ async function appendAll(
     entries = []
     bytes = 0
   }
+  const chunk = async () => {
+    crashPoint('backfiller.before-append')
+    await flush()
+    crashPoint('backfiller.appended')
+  }
   for (const found of recordsOf(commit.data, blocks, inScope)) {
     steps += 1
     if (steps % stepsAtOnce === 0) await others()
@@ -244,15 +251,17 @@ async function appendAll(
     } else {
       const entry = encodeEvent({ type: 'create', ...head, ...found })
       const size = entry[1]?.length ?? 0
-      if (entries.length >= batchSize || (bytes > 0 && bytes + size > maxBatchBytes)) await flush()
+      if (entries.length >= batchSize || (bytes > 0 && bytes + size > maxBatchBytes)) await chunk()
       entries.push(entry)
       bytes += size
       records += 1
       metrics.extracted.inc()
     }
   }
-  if (entries.length >= batchSize) await flush()
+  if (entries.length >= batchSize) await chunk()
   entries.push(encodeEvent({ type: 'repo', ...head, complete: { records, scope } }))
+  crashPoint('backfiller.before-complete')
   await flush()
+  crashPoint('backfiller.completed')
   return { did, host, rev, records, refused }
 }

@@ -2,6 +2,7 @@
  * Applying a batch of events in one transaction: lock, decide, write, count. The rows are a function
  * of the set of events, whatever their order and however often each of them comes.
  */
+import { crashPoint } from '../shared/crash-point.ts'
 import type { Event, RecordEvent, RepoEvent } from '../shared/events.ts'
 import { inTransaction, type Sql, type Transaction } from '../shared/postgres.ts'
 import type { Scope } from '../shared/scope.ts'
@@ -66,7 +67,7 @@ const portion = 5_000
 export function createApply(options: ApplyOptions): Apply {
   const { sql, schema, deriver, scope, statementTimeoutMs } = options
   const counters = countersOf(options.collections)
-  const probe = options.probe ?? (async () => {})
+  const probe = options.probe ?? (async (point) => crashPoint(`indexer.${point}`))
 
   return async (events) => {
     // Derived outside the transaction: it costs time, and a retry may not lock meanwhile.
@@ -249,12 +250,14 @@ class Batch {
     for (const event of [...events].sort((a, b) => compareText(a.did, b.did))) {
       const { did, rev } = event
       const { scope } = event.complete
+      crashPoint('indexer.before-snapshot')
       if (!(await noteSnapshot(this.#sql, did, rev, scope))) continue
       news.add(event)
       const missing = (await missingFrom(this.#sql, did, rev, scope)).filter(this.#isIndexed)
       for (let start = 0; start < missing.length; start += portion) {
         await this.#forget(missing.slice(start, start + portion))
       }
+      crashPoint('indexer.snapshot-noted')
     }
     return news
   }

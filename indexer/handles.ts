@@ -1,4 +1,5 @@
 /** Handles: which accounts need a look, and the look itself, beside the batches. */
+import { crashPoint } from '../shared/crash-point.ts'
 import { type Identity, IdentityError } from '../shared/identity.ts'
 import type { Logger } from '../shared/log.ts'
 import { inTransaction, type Sql, schemaName, type Transaction } from '../shared/postgres.ts'
@@ -165,7 +166,9 @@ async function look(
   if (claim === 'unavailable') return claim
   for (let attempt = 1; ; attempt += 1) {
     try {
+      crashPoint('indexer.before-handle')
       await storeHandle(options, did, claim, hint)
+      crashPoint('indexer.handle-stored')
       return claim.handle === null ? 'invalid' : 'valid'
     } catch (error) {
       // Two accounts claimed one handle at once: the later one takes it from the earlier.

@@ -1,5 +1,6 @@
 /** Labels: the newest statement about a value on a subject counts. */
 
+import { crashPoint } from '../shared/crash-point.ts'
 import { InvalidEventError } from '../shared/errors.ts'
 import { type Label, type LabelEvent, timestamp } from '../shared/events.ts'
 import { inTransaction, type Sql } from '../shared/postgres.ts'
@@ -34,20 +35,25 @@ export async function applyLabels(
   const { sql, schema, statementTimeoutMs } = options
   const rows = events.map((event) => event.labels.map(rowOf))
   const newest = newestLabels(rows.flat().filter((row) => row !== null))
-  const moved = await inTransaction(sql, { schema, statementTimeoutMs }, async (transaction) =>
-    newest.length === 0
-      ? []
-      : await transaction.unsafe<{ src: string; uri: string; cid: string; val: string }[]>(
-          `insert into label as l (src, uri, cid, val, neg, cts, exp)
-           select src, uri, cid, val, neg::boolean, cts, exp from ${relation(columns)}
-           on conflict (src, uri, cid, val) do update
-             set neg = excluded.neg, cts = excluded.cts, exp = excluded.exp
-             where (l.cts, l.neg, coalesce(l.exp, ''))
-                 < (excluded.cts, excluded.neg, coalesce(excluded.exp, ''))
-           returning src, uri, cid, val`,
-          [JSON.stringify(newest)],
-        ),
-  )
+  crashPoint('indexer.before-labels')
+  const moved = await inTransaction(sql, { schema, statementTimeoutMs }, async (transaction) => {
+    if (newest.length === 0) return []
+    const written = await transaction.unsafe<
+      { src: string; uri: string; cid: string; val: string }[]
+    >(
+      `insert into label as l (src, uri, cid, val, neg, cts, exp)
+       select src, uri, cid, val, neg::boolean, cts, exp from ${relation(columns)}
+       on conflict (src, uri, cid, val) do update
+         set neg = excluded.neg, cts = excluded.cts, exp = excluded.exp
+         where (l.cts, l.neg, coalesce(l.exp, ''))
+             < (excluded.cts, excluded.neg, coalesce(excluded.exp, ''))
+       returning src, uri, cid, val`,
+      [JSON.stringify(newest)],
+    )
+    crashPoint('indexer.labels-written')
+    return written
+  })
+  crashPoint('indexer.labels-committed')
   const keys = new Set(moved.map(keyOf))
   const news = new Set(newest.filter((row) => keys.has(keyOf(row))))
   const outcomes = rows.map((labels): Outcome => {

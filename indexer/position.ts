@@ -1,5 +1,6 @@
 /** The position of each upstream in Postgres, from which it is followed when Redis is lost whole. */
 import type { Redis } from 'ioredis'
+import { crashPoint } from '../shared/crash-point.ts'
 import type { Sql } from '../shared/postgres.ts'
 import { schemaName } from '../shared/postgres.ts'
 import { redisFailure } from '../shared/redis.ts'
@@ -36,6 +37,7 @@ export async function storePosition(options: Omit<PositionOptions, 'everyMs' | '
   const state = await groupState(redis, stream, group)
   const mark = state === null ? null : await passedMark(redis, stream, state)
   if (mark === null) return null
+  crashPoint('indexer.before-position')
   for (const [host, seq] of Object.entries(mark.positions)) {
     if (!/^\d{1,18}$/.test(seq)) continue
     await sql.unsafe(
@@ -47,6 +49,7 @@ export async function storePosition(options: Omit<PositionOptions, 'everyMs' | '
       [host, stream, group, seq, mark.id, new Date().toISOString()],
     )
   }
+  crashPoint('indexer.position-stored')
   return mark.id
 }
 

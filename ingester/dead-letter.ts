@@ -1,5 +1,6 @@
 /** What a source sent and nobody can read, set aside with its bytes and its reason. */
 import type { Redis } from 'ioredis'
+import { crashPoint } from '../shared/crash-point.ts'
 import { errorText } from '../shared/errors.ts'
 import type { Logger } from '../shared/log.ts'
 import { retryTransient, sleep } from '../shared/retry.ts'
@@ -40,7 +41,9 @@ export function createDeadLetters(options: {
       }
       if (signal.aborted) return
       const all = { ...fields, stream: options.stream, failed_at: new Date().toISOString() }
+      crashPoint('ingester.before-dead-letter')
       await retry(() => redis.xadd(stream, '*', ...Object.entries(all).flat()))
+      crashPoint('ingester.dead-lettered')
     },
   }
 }

@@ -8,6 +8,7 @@
  */
 import { hash } from 'node:crypto'
 import { setImmediate as breathe } from 'node:timers/promises'
+import { crashPoint } from '../shared/crash-point.ts'
 import type { Logger } from '../shared/log.ts'
 import type { Part } from '../shared/metrics.ts'
 import { backoff, sleep } from '../shared/retry.ts'
@@ -204,13 +205,14 @@ interface Intake extends FollowOptions {
 
 /** Reads until the connection ends, the host says why it must, or a frame is broken. */
 async function readFrames(intake: Intake): Promise<Ending> {
-  const { socket, window, cursor, signal, translate, metrics, onFrame } = intake
+  const { socket, window, cursor, stream, signal, translate, metrics, onFrame } = intake
   let last = cursor
   for (let number = 1; ; number += 1) {
     const frame = await socket.next()
     if (frame === null) return ended('closed', socket.ended ?? 'closed')
     if (signal.aborted) return ended('stopped', 'stopped')
     onFrame()
+    crashPoint('ingester.read', stream)
     const message = await decodeOrSetAside(intake, frame, last)
     if (message === 'again') return ended('broken-frame', 'a frame could not be decoded')
     if (message === 'aside') continue
@@ -232,7 +234,10 @@ async function readFrames(intake: Intake): Promise<Ending> {
     }
     last = seq ?? last
     const time = 'time' in message ? message.time : null
-    const result = translate(message).then((entries) => ({ seq, time, entries }))
+    const result = translate(message).then((entries) => {
+      crashPoint('ingester.translated', stream)
+      return { seq, time, entries }
+    })
     await window.push(result, frame.length)
     if (number % breatheEvery === 0) await breathe()
   }
@@ -337,8 +342,10 @@ async function appendResults(
     const entries = batch.flatMap((result) => result.entries)
     const stop = metrics.append.startTimer()
     const seq = newest?.seq ?? null
+    if (seq !== null) crashPoint('ingester.before-append', stream)
     await producer.append({ entries, ...(seq === null ? {} : { cursor: String(seq) }) })
     if (seq === null) continue
+    crashPoint('ingester.appended', stream)
     stop()
     onAppended(entries.length)
     metrics.position.set({ host: host.name, stream }, seq)

@@ -3,6 +3,7 @@
  * stored with the requests of its page, and only what the host gave is ever sent back.
  */
 import { hash } from 'node:crypto'
+import { crashPoint } from '../shared/crash-point.ts'
 import { errorText } from '../shared/errors.ts'
 import { encodeRequest } from '../shared/events.ts'
 import type { Logger } from '../shared/log.ts'
@@ -70,10 +71,12 @@ async function append(options: RepoListOptions, page: Page, cursor: string | nul
     log.warn({ host: host.name }, 'a repo in a list can not be read: set aside')
     await deadLetters.write({ repo, reason: 'list', error: 'not a repo', ...where(host, cursor) })
   }
+  crashPoint('ingester.before-page')
   await producer.append({
     entries: page.repos.map(encodeRequest),
     cursor: page.cursor ?? cursorDone,
   })
+  crashPoint('ingester.page-appended')
   metrics.reposFetched.inc(page.repos.length + page.unreadable.length)
   metrics.reposWritten.inc(page.repos.length)
 }

@@ -1,6 +1,7 @@
 /** At-least-once consumption of one stream by one named member of a consumer group. */
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
+import { crashPoint } from '../crash-point.ts'
 import { connectLike, redisCode, redisFailure, settled, throughOutages } from '../redis.ts'
 import { backoff, sleep } from '../retry.ts'
 import { type AwayReport, createDesk, type Desk } from './desk.ts'
@@ -97,6 +98,7 @@ export async function consume<E>(consumer: Consumer<E>): Promise<void> {
     throw error
   }
 
+  crashPoint('consumer.seated', stream)
   const crash = new AbortController()
   const stop = AbortSignal.any([signal, crash.signal])
   await using hardStop = abortAfter(stop, stopWithinMs)
@@ -162,6 +164,8 @@ async function take<E>(
     }
     failures = 0
     away.ends()
+    if (read.entries.length > 0)
+      crashPoint(read.from === 'claimed' ? 'consumer.claimed' : 'consumer.read', stream)
     if (read.from === 'claimed') metrics.claimed.inc({ stream }, read.entries.length)
     if (read.gone > 0) metrics.outcomes.inc({ stream, outcome: 'nil' }, read.gone)
     await desk.receive(read.entries)
@@ -220,6 +224,7 @@ async function keep<E>(consumer: Consumer<E>, place: Place, desk: Desk, done: Ab
       if (Date.now() >= trimAt) {
         await ensureGroup(redis, stream, group)
         report(await trimStream(redis, stream, namedGroups(streamGroups, stream, group)))
+        crashPoint('consumer.trimmed', stream)
         trimAt = Date.now() + trimEveryMs
       }
     } catch (error) {

@@ -1,4 +1,5 @@
 /** What a consumer has in hand, from the read to the end of each entry. */
+import { crashPoint } from '../crash-point.ts'
 import { errorText, InvalidEventError } from '../errors.ts'
 import { redisFailure, throughOutages } from '../redis.ts'
 import type { Consumer, Entry, Outcome } from './consumer.ts'
@@ -90,6 +91,7 @@ export function createDesk<E>(
   }
 
   const settle = async (entries: readonly Held<E>[], outcomes: readonly Outcome[]) => {
+    crashPoint('consumer.applied', stream)
     const acknowledged: [string, string][] = []
     const others: (() => Promise<void>)[] = []
     for (const [index, entry] of entries.entries()) {
@@ -106,6 +108,7 @@ export function createDesk<E>(
   const acknowledge = async (outcomes: [string, string][]) => {
     if (outcomes.length === 0) return
     await redis(() => acknowledgeAll(place, outcomes))
+    crashPoint('consumer.acknowledged', stream)
     for (const [, outcome] of outcomes) metrics.outcomes.inc({ stream, outcome })
     for (const [id] of outcomes) inHand.delete(id)
   }
@@ -121,7 +124,9 @@ export function createDesk<E>(
     if (found === undefined) return
     let result: 'done' | 'gone' | 'full'
     try {
+      crashPoint('consumer.before-dead-letter', stream)
       result = await setAside(place, found.entry, found.letter)
+      crashPoint('consumer.dead-lettered', stream)
     } catch (error) {
       // No memory for a dead letter: it waits aside, and reading goes on.
       if (redisFailure(error) === 'full') return
@@ -157,7 +162,10 @@ export function createDesk<E>(
     inFlight += 1
     try {
       await applyOrIsolate(entries, {
-        apply: consumer.apply,
+        apply: (batch, signal) => {
+          crashPoint('consumer.before-apply', stream)
+          return consumer.apply(batch, signal)
+        },
         settle,
         reject: condemn,
         onRetry: (err, attempt) => {
@@ -217,6 +225,7 @@ export function createDesk<E>(
       await quiet()
       if (failures.length > 0 || hardStop.aborted || !inHand.has(raw.id)) return
       const opened = await redis(() => raiseSuspicion(place, raw.id))
+      crashPoint('consumer.suspected', stream)
       if (opened > deathsAlone) {
         const error = `its reader died ${deathsAlone} times while it was opened alone`
         return await condemn(raw, { reason: 'crash', error })
@@ -225,7 +234,9 @@ export function createDesk<E>(
       if ('reason' in held) await condemn(raw, held)
       else if (consumer.barrier?.(held.event)) holdBarrier(held)
       else await work([held])
-      if (failures.length === 0) await redis(() => dropSuspicion(place, raw.id))
+      if (failures.length > 0) return
+      await redis(() => dropSuspicion(place, raw.id))
+      crashPoint('consumer.cleared', stream)
     } finally {
       exclusive = false
     }

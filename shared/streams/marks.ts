@@ -1,5 +1,6 @@
 /** Marks: at which entry of a stream each host's position was reached (law 9, "Position"). */
 import type { Redis } from 'ioredis'
+import { crashPoint } from '../crash-point.ts'
 import { redisFailure } from '../redis.ts'
 import { sleep } from '../retry.ts'
 import { marksKey } from './names.ts'
@@ -46,7 +47,9 @@ export async function keepMarking(options: {
   while (!signal.aborted) {
     await sleep(markEveryMs, signal)
     try {
-      await writeMark(redis, stream, hosts)
+      crashPoint('ingester.before-mark')
+      const marked = await writeMark(redis, stream, hosts)
+      if (marked !== null) crashPoint('ingester.marked')
     } catch (error) {
       if (redisFailure(error) === 'fault') throw error
     }

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
+import { crashPoint } from '../crash-point.ts'
 import { settled, throughOutages } from '../redis.ts'
 import { sleep } from '../retry.ts'
 import type { StreamMetrics } from './metrics.ts'
@@ -185,6 +186,7 @@ export async function createProducer(options: ProducerOptions): Promise<Producer
   }
 
   await open()
+  crashPoint('producer.opened', stream)
   wait.over()
   return {
     append(batch) {
