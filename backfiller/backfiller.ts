@@ -10,6 +10,7 @@ import { consume } from '../shared/streams/consumer.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
 import { namedGroups, parseStreamGroups } from '../shared/streams/names.ts'
 import { createProducer } from '../shared/streams/producer.ts'
+import { readState } from '../shared/streams/state.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
 import { createAttempts } from './attempts.ts'
 import { createFetcher } from './fetch.ts'
@@ -136,23 +137,15 @@ async function watchLengths(
   while (!signal.aborted) {
     try {
       metrics.outputLength.set(await redis.xlen(config.firehoseStream))
-      metrics.waiting.set(await undelivered(redis, config.requestStream, config.group))
+      const { length, groups } = await readState(redis, config.requestStream)
+      const group = groups.find(({ name }) => name === config.group)
+      metrics.waiting.set(group?.lag ?? length)
     } catch (error) {
       // Until Redis is back the last numbers stand; the consumer tells of the outage.
       if (redisFailure(error) === 'fault') throw error
     }
     await sleep(lengthsEveryMs, signal)
   }
-}
-
-/** Entries not yet delivered to the group. */
-async function undelivered(redis: Redis, stream: string, group: string): Promise<number> {
-  if ((await redis.exists(stream)) === 0) return 0
-  const groups = (await redis.xinfo('GROUPS', stream)) as (string | number | null)[][]
-  const found = groups.find((fields) => fields[fields.indexOf('name') + 1] === group)
-  const lag = found?.[found.indexOf('lag') + 1]
-  // Redis does not know the lag after some deletions: the length is then the best answer.
-  return typeof lag === 'number' ? lag : redis.xlen(stream)
 }
 
 function userAgent(contact: string | null): string {

@@ -6,6 +6,7 @@ import { schemaName } from '../shared/postgres.ts'
 import { redisFailure } from '../shared/redis.ts'
 import { retryTransient, sleep } from '../shared/retry.ts'
 import { passedMark } from '../shared/streams/marks.ts'
+import { type GroupState, readState } from '../shared/streams/state.ts'
 
 export interface PositionOptions {
   redis: Redis
@@ -58,13 +59,7 @@ export async function groupState(
   redis: Redis,
   stream: string,
   group: string,
-): Promise<{ oldestPending: string | null; lastDelivered: string; pending: number } | null> {
-  if ((await redis.exists(stream)) === 0) return null
-  const groups = (await redis.xinfo('GROUPS', stream)) as (string | number | null)[][]
-  const fields = groups.find((flat) => flat[flat.indexOf('name') + 1] === group)
-  if (fields === undefined) return null
-  const lastDelivered = String(fields[fields.indexOf('last-delivered-id') + 1])
-  // Asked after the last id: an entry delivered in between can only make the position older.
-  const [pending, oldest] = (await redis.xpending(stream, group)) as [number, string | null]
-  return { oldestPending: oldest, lastDelivered, pending }
+): Promise<GroupState | null> {
+  const { groups } = await readState(redis, stream)
+  return groups.find(({ name }) => name === group) ?? null
 }

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import type { Redis } from 'ioredis'
 import type { Sql } from 'postgres'
 import { expect, vi } from 'vitest'
+import { readState } from '../shared/streams/state.ts'
 import { type Network, type NetworkOptions, startNetwork } from '../simulator/network.ts'
 import { testDatabase } from './servers/postgres.ts'
 import { testRedis } from './servers/redis.ts'
@@ -78,7 +79,7 @@ export async function startPipeline(options: NetworkOptions = {}): Promise<Pipel
     pending: async (stream, group) => (await groupState(redis, stream, group))?.pending ?? 0,
     left: async (stream, group) => {
       const state = await groupState(redis, stream, group)
-      return state === null ? redis.xlen(stream) : state.lag + state.pending
+      return state === undefined ? redis.xlen(stream) : (state.lag ?? 0) + state.pending
     },
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
@@ -90,20 +91,9 @@ export async function eventually<T>(get: () => Promise<T>, expected: T): Promise
 }
 
 async function groupState(redis: Redis, stream: string, group: string) {
-  if ((await redis.exists(stream)) === 0) return null
-  const groups = (await redis.xinfo('GROUPS', stream)) as unknown[][]
-  const pairs = groups.map((flat) => new Map(pairsOf(flat)))
-  const found = pairs.find((info) => info.get('name') === group)
-  if (found === undefined) return null
-  return { lag: Number(found.get('lag') ?? -1), pending: Number(found.get('pending')) }
-}
-
-function pairsOf(flat: readonly unknown[]): [string, unknown][] {
-  const pairs: [string, unknown][] = []
-  for (let index = 0; index + 1 < flat.length; index += 2) {
-    pairs.push([String(flat[index]), flat[index + 1]])
-  }
-  return pairs
+  const { groups } = await readState(redis, stream)
+  const found = groups.find(({ name }) => name === group)
+  return found && { lag: found.lag, pending: found.pending }
 }
 
 async function startWorker(service: Service, env: Record<string, string>): Promise<RunningWorker> {
