@@ -72,7 +72,8 @@ export class Account implements HostedRepo {
   /** While true, commits are made but the relay does not hear of them. */
   quiet: boolean
   readonly #options: AccountOptions
-  readonly #storage = new MemoryBlockstore()
+  #storage = new MemoryBlockstore()
+  #erased = false
   readonly #records = new Map<string, ExpectedRecord>()
   /** How many records have this content: a block goes when its last record does. */
   readonly #uses = new Map<string, number>()
@@ -105,7 +106,7 @@ export class Account implements HostedRepo {
     this.#key = key
   }
 
-  /** What must exist, by URI. */
+  /** What must exist, by URI; nothing of an account that was erased. */
   records(): ReadonlyMap<string, ExpectedRecord> {
     return this.#records
   }
@@ -125,6 +126,22 @@ export class Account implements HostedRepo {
   /** One commit with these writes, in this order; none at all is legal. Answers the records written. */
   applyWrites(writes: readonly Write[]): Promise<Written[]> {
     return this.#options.serial(() => this.#commit(writes))
+  }
+
+  /** A commit that changes nothing and that the relay does not hear of, as the import at a new PDS makes one. */
+  async resign(): Promise<void> {
+    await this.#options.serial(() => this.#commit([], true))
+  }
+
+  /** Nothing is left of it; it can make no further commit. */
+  async erase(): Promise<void> {
+    await this.#options.serial(async () => {
+      this.#records.clear()
+      this.#uses.clear()
+      this.#storage = new MemoryBlockstore()
+      this.#latest = null
+      this.#erased = true
+    })
   }
 
   /** The body of a `#sync` event: the newest commit and nothing else. Throws before the first one. */
@@ -151,7 +168,8 @@ export class Account implements HostedRepo {
     return written
   }
 
-  async #commit(writes: readonly Write[]): Promise<Written[]> {
+  async #commit(writes: readonly Write[], quiet = false): Promise<Written[]> {
+    if (this.#erased) throw new Error(`${this.did} was deleted`)
     const before = this.#latest
     const ops: LexMap[] = []
     const written: Written[] = []
@@ -211,7 +229,7 @@ export class Account implements HostedRepo {
     })
     this.#latest = { cid, rev, bytes, tree }
 
-    if (this.quiet) return written
+    if (quiet || this.quiet) return written
     this.#options.emit('#commit', {
       repo: this.did,
       commit: cid,

@@ -107,6 +107,18 @@ export async function signOperation(
   return { did: did ?? plcDid(bytes), operation, cid, nullified: false, createdAt }
 }
 
+/** The operation that ends an identity. */
+export async function signTombstone(
+  did: string,
+  { key, prev, createdAt }: { key: Keypair; prev: string; createdAt: string },
+): Promise<PlcEntry> {
+  const unsigned = { type: 'plc_tombstone', prev }
+  const sig = Buffer.from(await key.sign(encode(unsigned))).toString('base64url')
+  const operation = { ...unsigned, sig }
+  const cid = (await cidForCbor(encode(operation))).toString()
+  return { did, operation, cid, nullified: false, createdAt }
+}
+
 /** The data after the last operation that counts; null after a tombstone; undefined without any. */
 export function latestData(entries: readonly PlcEntry[]): PlcData | null | undefined {
   const last = entries.findLast(({ nullified }) => !nullified)

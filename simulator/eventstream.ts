@@ -71,6 +71,16 @@ export class EventStream {
     for (const reader of this.#readers) this.#pump(reader)
   }
 
+  /** The frames kept, in order. */
+  frames(): Uint8Array[] {
+    const kept: Uint8Array[] = []
+    for (let index = this.#window.start; index < this.#window.end; index++) {
+      const entry = this.#window.at(index)
+      if (entry !== undefined) kept.push(entry.frame)
+    }
+    return kept
+  }
+
   /** Resolves when at least `count` readers are connected. */
   subscribed(count = 1): Promise<void> {
     return this.#until(() => this.#readers.size >= count)

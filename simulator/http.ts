@@ -99,12 +99,17 @@ export function required(query: URLSearchParams, name: string): string {
 }
 
 /** `limit` as lexicons have it: 1 to `max`. */
-export function limitOf(query: URLSearchParams, byDefault: number, max: number): number {
-  const text = query.get('limit')
+export function limitOf(
+  query: URLSearchParams,
+  byDefault: number,
+  max: number,
+  name = 'limit',
+): number {
+  const text = query.get(name)
   if (text === null) return byDefault
   const limit = Number(text)
   if (!Number.isInteger(limit) || limit < 1 || limit > max) {
-    throw new XrpcError(400, 'InvalidRequest', `Error: limit must be an integer from 1 to ${max}`)
+    throw new XrpcError(400, 'InvalidRequest', `Error: ${name} must be an integer from 1 to ${max}`)
   }
   return limit
 }

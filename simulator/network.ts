@@ -1,17 +1,23 @@
 /** A small AT Protocol network on loopback: directory, PDSes, relay, labeler, accounts. */
-import { type Keypair, P256Keypair, Secp256k1Keypair } from '@atproto/crypto'
+import type { Keypair } from '@atproto/crypto'
 import type { LexMap } from '@atproto/lex-data'
 import { Account, type ExpectedRecord } from './account.ts'
 import { type Clock, steppedClock } from './clock.ts'
 import { createDirectory, type Directory } from './directory.ts'
-import { accountData, documentOf, latestData, type PlcData, signOperation } from './documents.ts'
-import { type Listener, listen, XrpcError } from './http.ts'
+import { accountData } from './documents.ts'
 import { type Labeler, startLabeler } from './labeler.ts'
 import { type Pds, type RateLimit, startPds } from './pds.ts'
 import { type HandleResolver, type Plc, startHandleResolver, startPlc } from './plc.ts'
 import { createRandom, type Random } from './random.ts'
-import { type Relay, type RelayOptions, startRelay } from './relay.ts'
+import { type Curve, createKey, createRegistrar, type IdentityData } from './registrar.ts'
+import { type CrawledHost, type Relay, type RelayOptions, startRelay } from './relay.ts'
 import type { HostedRepo } from './repos.ts'
+
+/** A relay of the network. */
+export interface RelaySettings extends Omit<RelayOptions, 'clock' | 'repos' | 'hosts'> {
+  /** Numbers of the PDSes that it crawls; default all. */
+  pds?: readonly number[]
+}
 
 export interface NetworkOptions {
   /** Decides keys, DIDs and all else that is drawn; default `sluice`. */
@@ -19,7 +25,9 @@ export interface NetworkOptions {
   /** How many PDSes; default 1. */
   pds?: number
   rateLimit?: RateLimit
-  relay?: Omit<RelayOptions, 'clock' | 'repos'>
+  /** The only relay; for more there is `relays`. */
+  relay?: RelaySettings
+  relays?: readonly [RelaySettings, ...RelaySettings[]]
   /** The labeler's first seq; default 1. */
   labelerFirstSeq?: number
   /** Default: starts 2026-01-01 and moves 1 ms at each reading, so that a run is the same every time. */
@@ -41,12 +49,27 @@ export interface NewAccount {
   quiet?: boolean
 }
 
-export type Curve = 'k256' | 'p256'
+/** What is true of an account now. */
+export interface AccountState {
+  did: string
+  handle: string
+  active: boolean
+  /** Why it is not active: deactivated, suspended, takendown, deleted. */
+  status: string | null
+  /** URL of its PDS. */
+  pds: string
+  signingKey: string
+  rev: string | null
+  /** No relay has heard of it. */
+  quiet: boolean
+}
 
 export interface Network extends AsyncDisposable {
   readonly directory: Directory
   readonly plc: Plc
+  /** The first of the relays. */
   readonly relay: Relay
+  readonly relays: readonly [Relay, ...Relay[]]
   readonly pds: readonly [Pds, ...Pds[]]
   readonly labeler: Labeler
   readonly handleResolver: HandleResolver
@@ -57,16 +80,32 @@ export interface Network extends AsyncDisposable {
   account(options?: NewAccount): Promise<Account>
   /** What must exist of all accounts that were not deleted, by URI. */
   records(): Map<string, ExpectedRecord>
+  /** What is true of every account, deleted ones too, in the order in which they were made. */
+  states(): Map<string, AccountState>
   /** Sends `#identity` with the handle that the directory has. */
   emitIdentity(did: string): void
   /** From now on the PDS says so; sends `#account`. Throws a RangeError for an unknown account. */
   emitAccount(did: string, status: { active: boolean; status?: string }): void
   /** Sends `#sync` with the newest commit. */
   emitSync(did: string): Promise<void>
-  /** Changes the handle, the signing key or both in the directory, then sends `#identity`. */
-  changeIdentity(did: string, change: { handle?: string; curve?: Curve }): Promise<void>
+  /** Changes the handle, the signing key, the rotation key in the directory, then sends `#identity`. */
+  changeIdentity(did: string, change: IdentityChange): Promise<void>
+  /** Moves an active account: the repo, with a new signing key, lives there, and is deactivated here. */
+  migrate(did: string, to: Pds, options?: { curve?: Curve }): Promise<void>
+  /** An account that was not active is so again: sends `#account`, `#identity`, `#sync`. */
+  reactivate(did: string): Promise<void>
+  /** Sends `#account` with `deleted`; its records are gone, with `identity` its DID as well. */
+  deleteAccount(did: string, options?: { identity?: boolean }): Promise<void>
   /** Stops everything: no port, socket or timer is left. */
   close(): Promise<void>
+}
+
+export interface IdentityChange {
+  handle?: string
+  /** Makes a new signing key. */
+  curve?: Curve
+  /** Makes a new rotation key; of did:plc only. */
+  rotation?: boolean
 }
 
 /** Starts a network on free ports. */
@@ -77,7 +116,6 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
   const serial = createQueue()
   const accounts = new Map<string, Account>()
   const homes = new Map<string, Pds>()
-  const webs: Listener[] = []
   let unnamed = 0
 
   const plc = await startPlc(directory)
@@ -86,22 +124,55 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
   const first = await startPds({ directory, ...limits })
   const pds: [Pds, ...Pds[]] = [first]
   while (pds.length < (options.pds ?? 1)) pds.push(await startPds({ directory, ...limits }))
-  function* repos(): Iterable<HostedRepo> {
-    for (const host of pds) yield* host.repos()
+  const registrar = await createRegistrar({ directory, clock, random })
+  const sent = new Map<Pds, number>()
+
+  /** All repos in the order in which they were met first, each as its present host has it. */
+  const met = new Map<string, Pds>()
+  const reposOf = (crawled: readonly Pds[]): HostedRepo[] => {
+    for (const host of pds) {
+      for (const { did } of host.repos()) met.set(did, homes.get(did) ?? host)
+    }
+    return [...met].flatMap(([did, host]) => {
+      const repo = crawled.includes(host) ? host.repo(did) : null
+      return repo === null ? [] : [repo]
+    })
   }
-  const relay = await startRelay({ ...options.relay, clock, repos })
-  const registrar = { directory, clock, rotation: await createKey(random.fork('rotation'), 'k256') }
+  const hostOf = (host: Pds): CrawledHost => ({
+    hostname: host.host,
+    seq: sent.get(host) ?? 0,
+    accountCount: [...host.repos()].length,
+    status: 'active',
+  })
+  const openRelay = async ({ pds: numbers, ...settings }: RelaySettings) => {
+    const crawled = pds.filter((_, number) => numbers?.includes(number) ?? true)
+    const repos = () => reposOf(crawled)
+    const hosts = () => crawled.map(hostOf)
+    return { relay: await startRelay({ ...settings, clock, repos, hosts }), crawled }
+  }
+  const [firstSettings, ...otherSettings] = options.relays ?? [options.relay ?? {}]
+  const firstCrawler = await openRelay(firstSettings)
+  const crawlers = [firstCrawler]
+  for (const settings of otherSettings) crawlers.push(await openRelay(settings))
+  const { relay } = firstCrawler
+  const relays: Network['relays'] = [relay, ...crawlers.slice(1).map(({ relay }) => relay)]
   const labelKey = await createKey(random.fork('labeler'), 'k256')
   const labeler = await startLabeler({
     clock,
     key: labelKey,
-    identify: (url) => register(registrar, labelerData(labelKey, url)),
+    identify: (url) => registrar.register(labelerData(labelKey, url), 'plc'),
     ...(options.labelerFirstSeq !== undefined && { firstSeq: options.labelerFirstSeq }),
   })
 
-  const emit: Relay['emit'] = (type, body) => {
+  /** A host's event, to every relay that crawls it. */
+  const broadcast = (did: string, type: string, body: LexMap) => {
+    const home = homeOf(did)
+    const time = clock.iso()
+    sent.set(home, (sent.get(home) ?? 0) + 1)
     options.onEvent?.(type, body)
-    relay.emit(type, body)
+    for (const { relay, crawled } of crawlers) {
+      if (crawled.includes(home)) relay.emit(type, body, time)
+    }
   }
   const find = (did: string): Account => {
     const account = accounts.get(did)
@@ -114,65 +185,103 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     return home
   }
   const emitIdentity = (did: string) => {
-    emit('#identity', { did, handle: find(did).handle })
+    broadcast(did, '#identity', { did, handle: find(did).handle })
   }
   const emitAccount: Network['emitAccount'] = (did, { active, status }) => {
     homeOf(did).setStatus(did, { active, status: status ?? null })
-    emit('#account', { did, active, ...(status !== undefined && { status }) })
+    broadcast(did, '#account', { did, active, ...(status !== undefined && { status }) })
   }
+  const emitSync = async (did: string) => broadcast(did, '#sync', await find(did).syncBody())
 
   const account = async (options: NewAccount = {}): Promise<Account> => {
     const { method = 'plc', curve = 'k256', pds: home = first, quiet = false } = options
     const handle = options.handle ?? `account${++unnamed}.test`
     const key = await createKey(random.fork(`key/${handle}`), curve)
     const data = accountData({ signingKey: key.did(), handle, pds: home.url })
-    const did =
-      method === 'web' ? await registerWeb(directory, webs, data) : await register(registrar, data)
+    const did = await registrar.register(data, method)
     let announced = quiet
     // The first commit is announced when the PDS can already answer for it.
-    const announce: Relay['emit'] = (type, body) => {
+    const emit = (type: string, body: LexMap) => {
       if (!announced) {
         announced = true
         home.adopt(made)
         emitIdentity(did)
-        emit('#account', { did, active: true })
+        broadcast(did, '#account', { did, active: true })
       }
-      emit(type, body)
+      broadcast(did, type, body)
     }
-    const made = new Account({ did, handle, key, clock, quiet, serial, emit: announce })
+    const made = new Account({ did, handle, key, clock, quiet, serial, emit })
     accounts.set(did, made)
     homes.set(did, home)
     await made.applyWrites([])
     if (quiet) home.adopt(made)
-    else emit('#sync', await made.syncBody())
+    else await emitSync(did)
     return made
   }
 
-  const changeIdentity: Network['changeIdentity'] = async (did, { handle, curve }) => {
+  /** Tells the directory what the account is now. */
+  const publish = (did: string, rotate = false) => {
+    const { signingKey, handle } = find(did)
+    const data = accountData({ signingKey, handle, pds: homeOf(did).url })
+    return registrar.amend(did, data, { rotate })
+  }
+  const newKey = (did: string, curve: Curve) =>
+    createKey(random.fork(`key/${did}/${clock.now()}`), curve)
+  const changeIdentity: Network['changeIdentity'] = async (did, { handle, curve, rotation }) => {
     const changed = find(did)
-    if (curve !== undefined) {
-      changed.key = await createKey(random.fork(`key/${did}/${clock.now()}`), curve)
-    }
+    if (curve !== undefined) changed.key = await newKey(did, curve)
     changed.handle = handle ?? changed.handle
-    const { signingKey } = changed
-    const data = accountData({ signingKey, handle: changed.handle, pds: homeOf(did).url })
-    if (did.startsWith('did:web:')) directory.setDocument(documentOf(did, data))
-    else await amend(registrar, did, data)
+    await publish(did, rotation)
     emitIdentity(did)
+  }
+
+  const announce = async (did: string) => {
+    emitAccount(did, { active: true })
+    emitIdentity(did)
+    await emitSync(did)
+  }
+  const migrate: Network['migrate'] = async (did, to, { curve = 'k256' } = {}) => {
+    const moving = find(did)
+    const from = homeOf(did)
+    if (from === to) throw new RangeError(`${did} already lives there`)
+    if (from.repo(did)?.active !== true) throw new RangeError(`${did} is not active`)
+    moving.key = await newKey(did, curve)
+    await moving.resign()
+    to.adopt(moving)
+    homes.set(did, to)
+    await publish(did)
+    from.setStatus(did, { active: false, status: 'deactivated' })
+    if (!moving.quiet) await announce(did)
+  }
+  const deleteAccount: Network['deleteAccount'] = async (did, { identity = false } = {}) => {
+    const gone = find(did)
+    const status = { active: false, status: 'deleted' }
+    if (gone.quiet) homeOf(did).setStatus(did, status)
+    else emitAccount(did, status)
+    if (identity) await registrar.end(did)
+    await gone.erase()
   }
 
   const records = () => {
     const all = new Map<string, ExpectedRecord>()
-    for (const host of pds) {
-      for (const { did } of host.repos()) {
-        for (const [uri, record] of accounts.get(did)?.records() ?? []) all.set(uri, record)
-      }
+    for (const [did, account] of accounts) {
+      if (homeOf(did).repo(did)?.status === 'deleted') continue
+      for (const [uri, record] of account.records()) all.set(uri, record)
+    }
+    return all
+  }
+  const states = () => {
+    const all = new Map<string, AccountState>()
+    for (const [did, { handle, signingKey, rev, quiet }] of accounts) {
+      const home = homeOf(did)
+      const { active, status } = home.repo(did) ?? { active: true, status: null }
+      all.set(did, { did, handle, active, status, pds: home.url, signingKey, rev, quiet })
     }
     return all
   }
 
   const close = async () => {
-    const parts = [relay, labeler, ...pds, handleResolver, plc, ...webs]
+    const parts = [...relays, labeler, ...pds, handleResolver, plc, registrar]
     await Promise.all(parts.map((part) => part.close()))
   }
 
@@ -180,6 +289,7 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     directory,
     plc,
     relay,
+    relays,
     pds,
     labeler,
     handleResolver,
@@ -188,65 +298,17 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     accounts,
     account,
     records,
+    states,
     emitIdentity,
     emitAccount,
-    emitSync: async (did) => emit('#sync', await find(did).syncBody()),
+    emitSync,
     changeIdentity,
+    migrate,
+    reactivate: announce,
+    deleteAccount,
     close,
     [Symbol.asyncDispose]: close,
   }
-}
-
-type IdentityData = Omit<PlcData, 'rotationKeys'>
-
-interface Registrar {
-  directory: Directory
-  clock: Clock
-  rotation: Keypair
-}
-
-/**
- * Makes a did:plc of two operations. Ports differ from run to run, so the first one, which decides
- * the DID, names no loopback address.
- */
-async function register(registrar: Registrar, data: IdentityData): Promise<string> {
-  const services: PlcData['services'] = {}
-  for (const [name, { type }] of Object.entries(data.services)) {
-    services[name] = { type, endpoint: `https://${name.replaceAll('_', '-')}.test` }
-  }
-  const { directory, clock, rotation: key } = registrar
-  const genesis = await signOperation(
-    { rotationKeys: [key.did()], ...data, services },
-    { key, prev: null, did: null, createdAt: clock.iso() },
-  )
-  directory.append(genesis)
-  await amend(registrar, genesis.did, data)
-  return genesis.did
-}
-
-/** Appends an operation that gives the identity this data. */
-async function amend(registrar: Registrar, did: string, data: IdentityData): Promise<void> {
-  const { directory, clock, rotation: key } = registrar
-  const log = directory.log(did)
-  const rotationKeys = latestData(log)?.rotationKeys ?? [key.did()]
-  const prev = log.at(-1)?.cid ?? null
-  const options = { key, prev, did, createdAt: clock.iso() }
-  directory.append(await signOperation({ rotationKeys, ...data }, options))
-}
-
-/** A did:web has a host of its own, which serves its document. */
-async function registerWeb(directory: Directory, webs: Listener[], data: IdentityData) {
-  const listener = await listen({
-    answer: ({ path }) => {
-      const body = directory.document(did)
-      if (path !== '/.well-known/did.json' || !body) throw new XrpcError(404, 'NotFound', path)
-      return { body }
-    },
-  })
-  const did = `did:web:localhost%3A${new URL(listener.url).port}`
-  directory.setDocument(documentOf(did, data))
-  webs.push(listener)
-  return did
 }
 
 function labelerData(key: Keypair, url: string): IdentityData {
@@ -255,11 +317,6 @@ function labelerData(key: Keypair, url: string): IdentityData {
     verificationMethods: { atproto_label: key.did() },
     services: { atproto_labeler: { type: 'AtprotoLabeler', endpoint: url } },
   }
-}
-
-function createKey(random: Random, curve: Curve): Promise<Keypair> {
-  const secret = random.bytes(32)
-  return curve === 'k256' ? Secp256k1Keypair.import(secret) : P256Keypair.import(secret)
 }
 
 /** Work given while other work runs waits its turn. */

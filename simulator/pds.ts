@@ -25,6 +25,8 @@ export interface Pds {
   /** Requests answered by each path, refused ones too. */
   readonly requests: ReadonlyMap<string, number>
   repos(): Iterable<HostedRepo>
+  /** What it says of an account; deleted ones are still known. */
+  repo(did: string): HostedRepo | null
   /** Serves a given CAR, as it is, in place of what it served for that account before. */
   serveCar(did: string, bytes: Uint8Array): Promise<void>
   /** Serves a living repo. */
@@ -128,6 +130,10 @@ export async function startPds(options: PdsOptions): Promise<Pds> {
     requests,
     repos: function* () {
       for (const repo of repos()) if (repo.status !== 'deleted') yield repo
+    },
+    repo(did) {
+      const entry = hosted.get(did)
+      return entry === undefined ? null : view(entry.repo, entry.said)
     },
     async serveCar(did, bytes) {
       hosted.set(did, { repo: await givenRepo(did, bytes), said: null })

@@ -2,7 +2,7 @@
 import type { Directory } from './directory.ts'
 import { type DidDocument, latestData, type PlcEntry, withPds } from './documents.ts'
 import { createFaults, type Fault, type FaultKind, type FaultTarget } from './faults.ts'
-import { listen, type Reply, type Request, required, XrpcError } from './http.ts'
+import { limitOf, listen, type Reply, type Request, required, XrpcError } from './http.ts'
 
 export interface Plc {
   /** `http://127.0.0.1:port` */
@@ -52,7 +52,8 @@ export async function startHandleResolver(directory: Directory): Promise<HandleR
   return { url: listener.url, close: () => listener.close() }
 }
 
-function answer({ path }: Request, directory: Directory): Reply {
+function answer({ path, query }: Request, directory: Directory): Reply {
+  if (path === '/export') return exported(query, directory)
   if (path === '/_health' || path === '/') return { body: { version: 'simulator' } }
   const [did = '', ...rest] = path.slice(1).split('/').map(decodeURIComponent)
   const document = did.startsWith('did:plc:') ? directory.document(did) : undefined
@@ -70,4 +71,19 @@ function answer({ path }: Request, directory: Directory): Reply {
   if (name === '') return { headers: { 'content-type': 'application/did+ld+json' }, body: document }
   if (name === 'data') return { body: { did, ...latestData(log) } }
   throw new XrpcError(404, 'NotFound', 'not found')
+}
+
+/** A page of all logs: one operation a line, those made after `after`, `count` (10) at most. */
+function exported(query: URLSearchParams, directory: Directory): Reply {
+  const after = query.get('after')
+  if (after !== null && Number.isNaN(Date.parse(after))) {
+    throw new XrpcError(400, 'InvalidRequest', 'Invalid after parameter')
+  }
+  const since = after === null ? Number.NEGATIVE_INFINITY : Date.parse(after)
+  const page = directory
+    .operations()
+    .filter(({ createdAt }) => Date.parse(createdAt) > since)
+    .slice(0, limitOf(query, 10, 1000, 'count'))
+  const body = page.map((entry) => JSON.stringify(entry)).join('\n')
+  return { headers: { 'content-type': 'application/jsonlines' }, body }
 }

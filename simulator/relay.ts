@@ -1,4 +1,5 @@
 /** A relay: the firehose of the network's accounts or of a recording, and its list of repos. */
+import { EventEmitter, once } from 'node:events'
 import { setTimeout as delay, setImmediate } from 'node:timers/promises'
 import type { LexMap } from '@atproto/lex-data'
 import type { Clock } from './clock.ts'
@@ -10,8 +11,12 @@ import { type HostedRepo, repoView } from './repos.ts'
 
 export interface RelayOptions {
   clock: Clock
-  /** Repos in the order in which the relay met them. */
+  /** Repos in the order in which the relay met them, deleted ones too: a place stays its own. */
   repos: () => Iterable<HostedRepo>
+  /** The hosts that it crawls. */
+  hosts: () => readonly CrawledHost[]
+  /** How long an event of the network's own is under way to this relay, in milliseconds; default 0. */
+  lagMs?: number
   /** The seq of the first event of the network's own accounts; default 1. */
   firstSeq?: number
   /** Default 64 MiB. */
@@ -23,6 +28,15 @@ export interface RelayOptions {
   /** Default 30 s. */
   pingMs?: number
   port?: number
+}
+
+/** A host as `listHosts` shows it. */
+export interface CrawledHost {
+  hostname: string
+  /** Of the host's newest event. */
+  seq: number
+  accountCount: number
+  status: 'active' | 'idle' | 'offline' | 'throttled' | 'banned'
 }
 
 export interface PlayOptions {
@@ -38,8 +52,12 @@ export interface Relay {
   readonly lastSeq: number
   readonly oldestSeq: number | null
   readonly readers: number
-  /** Sends an event of the network's own: the relay adds `seq` and `time`. */
-  emit(type: string, body: LexMap): void
+  /** Sends an event of the network's own, after the relay's lag: the relay adds `seq`, and `time` where none is given. */
+  emit(type: string, body: LexMap, time?: string): void
+  /** Resolves when nothing is under way to the relay any more. */
+  caughtUp(): Promise<void>
+  /** The frames that can still be replayed, in order. */
+  frames(): Uint8Array[]
   /** Sends recorded frames as they are, and resolves when the last is in the window. */
   play(frames: Iterable<Uint8Array>, options?: PlayOptions): Promise<void>
   /** Resolves when at least `count` (1) readers are connected. */
@@ -55,9 +73,9 @@ export interface Relay {
 const defaultWindow = 64 * 1024 * 1024
 
 export async function startRelay(options: RelayOptions): Promise<Relay> {
-  const { clock, repos, firstSeq = 1, windowBytes = defaultWindow, port = 0 } = options
+  const { clock, lagMs = 0, firstSeq = 1, windowBytes = defaultWindow, port = 0 } = options
   const faults = createFaults()
-  const listener = await listen({ answer: (request) => answer(request, repos), faults, port })
+  const listener = await listen({ answer: (request) => answer(request, options), faults, port })
   const stream = new EventStream({
     method: 'com.atproto.sync.subscribeRepos',
     server: listener.server,
@@ -67,6 +85,7 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
     maxLagBytes: options.maxLagBytes ?? windowBytes,
     pingMs: options.pingMs ?? 30_000,
   })
+  const late = createLag(lagMs)
 
   return {
     url: listener.url,
@@ -80,10 +99,14 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
     get readers() {
       return stream.readers
     },
-    emit(type, body) {
-      const seq = stream.lastSeq + 1
-      stream.append(messageFrame(type, { ...body, seq, time: clock.iso() }), seq)
+    emit(type, body, time = clock.iso()) {
+      late.run(() => {
+        const seq = stream.lastSeq + 1
+        stream.append(messageFrame(type, { ...body, seq, time }), seq)
+      })
     },
+    caughtUp: () => late.settled(),
+    frames: () => stream.frames(),
     async play(frames, { rate, signal } = {}) {
       // Without a rate the window's half is the reader's credit, so that nobody falls out of it.
       const pace = rate === undefined ? () => credit(stream, windowBytes / 2) : paced(rate, signal)
@@ -94,10 +117,14 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
       }
     },
     subscribed: (count) => stream.subscribed(count),
-    delivered: () => stream.delivered(),
+    async delivered() {
+      await late.settled()
+      await stream.delivered()
+    },
     disconnect: () => stream.disconnect(),
     fault: (target, fault, times) => faults.add(target, fault, times),
     async close() {
+      late.close()
       stream.close()
       await listener.close()
     },
@@ -122,12 +149,46 @@ export function paced(rate: number, signal?: AbortSignal): () => Promise<void> {
   }
 }
 
-function answer({ path, query }: Request, repos: () => Iterable<HostedRepo>): Reply {
+/** Work done a fixed time after it was given, in that order; at once where there is no lag. */
+function createLag(lagMs: number) {
+  const changes = new EventEmitter().setMaxListeners(0)
+  const timers = new Set<NodeJS.Timeout>()
+  return {
+    run(work: () => void) {
+      if (lagMs === 0) return work()
+      // Timers of one length fire in the order in which they were set.
+      const timer = setTimeout(() => {
+        timers.delete(timer)
+        work()
+        changes.emit('change')
+      }, lagMs)
+      timers.add(timer)
+    },
+    async settled() {
+      while (timers.size > 0) await once(changes, 'change')
+    },
+    close() {
+      for (const timer of timers) clearTimeout(timer)
+      timers.clear()
+      changes.emit('change')
+    },
+  }
+}
+
+function answer({ path, query }: Request, { repos, hosts }: RelayOptions): Reply {
   switch (path) {
     case '/xrpc/_health':
       return { body: { status: 'ok' } }
     case '/xrpc/com.atproto.sync.listRepos':
       return { body: listRepos(query, [...repos()]) }
+    case '/xrpc/com.atproto.sync.listHosts':
+      return { body: listHosts(query, hosts()) }
+    case '/xrpc/com.atproto.sync.getHostStatus': {
+      const hostname = required(query, 'hostname')
+      const body = hosts().find((host) => host.hostname === hostname)
+      if (body === undefined) throw new XrpcError(400, 'HostNotFound', 'unknown host')
+      return { body }
+    }
     case '/xrpc/com.atproto.sync.getLatestCommit':
       return { body: latestCommit(required(query, 'did'), repos()) }
     case '/xrpc/com.atproto.sync.getRepoStatus': {
@@ -146,9 +207,20 @@ function listRepos(query: URLSearchParams, repos: readonly HostedRepo[]) {
   if (!Number.isSafeInteger(start) || start < 0) {
     throw new XrpcError(400, 'InvalidRequest', 'invalid cursor')
   }
-  const page = repos.slice(start, start + limit).map(repoView)
-  const end = start + page.length
-  return { ...(end < repos.length && { cursor: String(end) }), repos: page }
+  const end = Math.min(repos.length, start + limit)
+  const page = repos.slice(start, end).filter(({ status }) => status !== 'deleted')
+  return { ...(end < repos.length && { cursor: String(end) }), repos: page.map(repoView) }
+}
+
+function listHosts(query: URLSearchParams, hosts: readonly CrawledHost[]) {
+  const limit = limitOf(query, 200, 1000)
+  const start = Number(query.get('cursor') ?? 0)
+  if (!Number.isSafeInteger(start) || start < 0) {
+    throw new XrpcError(400, 'InvalidRequest', 'invalid cursor')
+  }
+  const end = Math.min(hosts.length, start + limit)
+  const more = end < hosts.length && { cursor: String(end) }
+  return { ...more, hosts: hosts.slice(start, end) }
 }
 
 function latestCommit(did: string, repos: Iterable<HostedRepo>) {
@@ -158,6 +230,6 @@ function latestCommit(did: string, repos: Iterable<HostedRepo>) {
 }
 
 function find(did: string, repos: Iterable<HostedRepo>): HostedRepo {
-  for (const repo of repos) if (repo.did === did) return repo
+  for (const repo of repos) if (repo.did === did && repo.status !== 'deleted') return repo
   throw new XrpcError(404, 'RepoNotFound', `could not find repo for DID: ${did}`)
 }
