@@ -45,9 +45,10 @@ export interface Pipeline extends AsyncDisposable {
 
 const patience = { timeout: 60_000, interval: 50 }
 
-export async function startPipeline(options: NetworkOptions = {}): Promise<Pipeline> {
+/** Of a given network, which is not closed with it, or of one of its own. */
+export async function startPipeline(options: NetworkOptions = {}, of?: Network): Promise<Pipeline> {
   const resources = new AsyncDisposableStack()
-  const network = resources.use(await startNetwork(options))
+  const network = of ?? resources.use(await startNetwork(options))
   const { redis, url: redisUrl } = resources.use(await testRedis())
   const { sql, url: databaseUrl } = resources.use(await testDatabase())
   const environment = (): Record<string, string> => ({
