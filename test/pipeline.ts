@@ -33,6 +33,8 @@ export interface Pipeline extends AsyncDisposable {
   readonly redisUrl: string
   readonly sql: Sql
   readonly databaseUrl: string
+  /** The settings that every worker here is started with. */
+  readonly environment: Readonly<Record<string, string>>
   /** Starts a worker with this network's settings and these. */
   start: (service: Service, env?: Record<string, string>) => Promise<RunningWorker>
   /** Resolves when the group has been given everything in the stream, and has acknowledged it. */
@@ -51,7 +53,7 @@ export async function startPipeline(options: NetworkOptions = {}, of?: Network):
   const network = of ?? resources.use(await startNetwork(options))
   const { redis, url: redisUrl } = resources.use(await testRedis())
   const { sql, url: databaseUrl } = resources.use(await testDatabase())
-  const environment = (): Record<string, string> => ({
+  const environment: Record<string, string> = {
     REDIS_URL: redisUrl,
     DATABASE_URL: databaseUrl,
     METRICS_PORT: '0',
@@ -63,15 +65,16 @@ export async function startPipeline(options: NetworkOptions = {}, of?: Network):
     INGESTER_RELAY_HOSTS: network.relay.url,
     INDEXER_CONSUMER: 'indexer1',
     BACKFILLER_CONSUMER: 'backfiller1',
-  })
+  }
   return {
     network,
     redis,
     redisUrl,
     sql,
     databaseUrl,
+    environment,
     async start(service, env = {}) {
-      const worker = await startWorker(service, { ...environment(), ...env })
+      const worker = await startWorker(service, { ...environment, ...env })
       resources.defer(worker.kill)
       return worker
     },
