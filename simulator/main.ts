@@ -1,6 +1,7 @@
 /** The simulated network as a process: says where its hosts are, lives until it is told to stop. */
 import { parseArgs } from 'node:util'
 import { wallClock } from './clock.ts'
+import { createControl } from './control.ts'
 import { createWorld } from './living.ts'
 import { startNetwork } from './network.ts'
 
@@ -45,6 +46,11 @@ const ready = {
   handleResolver: handleResolver.url,
   seed: values.seed,
 }
+const control = createControl(network)
+process.on('message', (message) => {
+  const answer = control(message)
+  if (answer !== null) process.send?.(answer)
+})
 const world = createWorld(network)
 await world.populate({ accounts: 0, older, history })
 if (process.send) process.send({ ready })
