@@ -414,6 +414,28 @@ test.concurrent('a full output stream makes it wait, and a kill in the middle re
   expect(await room.ledger()).toMatchObject({ applied: '1' })
 })
 
+test.concurrent('a repo of which Redis has lost the beginning is handed over again, whole', async () => {
+  await using room = await startRoom()
+  await room.serve(large)
+  const mark = 1_000
+  await room.start({
+    BACKFILLER_BATCH_SIZE: '100',
+    BACKFILLER_FIREHOSE_STREAM_HIGH_WATER_MARK: String(mark),
+  })
+  await room.ask(large.did)
+  await until(async () => expect(await room.redis.xlen('firehose_backfill')).toBe(mark))
+  await room.redis.del('firehose_backfill')
+  const events: (PutEvent | RepoEvent)[] = []
+  await until(async () => {
+    const entries = await room.redis.xrange('firehose_backfill', '-', '+')
+    events.push(...entries.map(([, fields]) => JSON.parse(fields[1] ?? '')))
+    if (entries.length > 0) await room.redis.xdel('firehose_backfill', ...entries.map(([id]) => id))
+    expect(events.at(-1)).toMatchObject({ type: 'repo' })
+  })
+  expect(countsOf(events)).toEqual(large.collections)
+  await room.done()
+})
+
 test.concurrent('a stop gives the repo back at once, and the next start does it', async () => {
   await using room = await startRoom()
   await room.serve(little)
