@@ -351,6 +351,22 @@ test('many barriers pass one after the other, each alone and after what precedes
   })
 })
 
+test('however many barriers wait aside, what they wait for is still taken over', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  await (await bed.producer()).append({
+    entries: events(0, ...range(1, 30).map((n) => `b${n}`), 31),
+  })
+  await bed.redis.xgroup('CREATE', stream, group, '0')
+  await readAndDie(bed.redis, 'dead', 1)
+  const consumer = bed.consumer({
+    ...{ minIdleMs, asideMost: 5, batchSize: 2 },
+    barrier: (event) => event.startsWith('b'),
+  })
+  await eventually(() => consumer.seen().length).toBe(32)
+  expect(consumer.seen().slice(0, 6)).toEqual(['0', 'b1', 'b2', 'b3', 'b4', 'b5'])
+})
+
 test('entries delivered over and over are opened alone, the third death of one proves it guilty', async () => {
   await using server = await testRedis()
   await using bed = testbed(server.url)

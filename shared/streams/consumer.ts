@@ -66,6 +66,8 @@ export interface Consumer<E> {
   health?: { ready(): void; notReady(reason: string): void }
   /** How long an entry lies untouched before another consumer takes it. Default 60 000. */
   minIdleMs?: number
+  /** Entries that wait aside at most, before nothing new is read. Default 10 000. */
+  asideMost?: number
   /** How long a stop may take to finish what is in hand; the rest stays pending. Default 6 000. */
   stopWithinMs?: number
 }
@@ -78,6 +80,8 @@ const touchAtMostMs = 5_000
 const touchPage = 1_000
 /** How soon a barrier is seen to be free when other consumers were in its way. */
 const barrierPollMs = 200
+/** How soon a consumer that has too many barriers aside looks again for what they wait for. */
+const crowdedPollMs = 100
 
 /**
  * Reads and applies until the signal aborts, then finishes what is in hand and returns. Trims the
@@ -148,7 +152,7 @@ async function take<E>(
     }
     let read: Read
     try {
-      read = await intake.next(room)
+      read = await intake.next(room, { onlyPending: desk.crowded() })
     } catch (error) {
       intake.restart()
       if (redisCode(error) === 'NOGROUP') {
@@ -169,6 +173,7 @@ async function take<E>(
     if (read.from === 'claimed') metrics.claimed.inc({ stream }, read.entries.length)
     if (read.gone > 0) metrics.outcomes.inc({ stream, outcome: 'nil' }, read.gone)
     await desk.receive(read.entries)
+    if (read.entries.length === 0 && desk.crowded()) await desk.changed(crowdedPollMs)
   }
 }
 

@@ -20,8 +20,6 @@ import { compareIds } from './state.ts'
 const deliveriesTogether = 3
 /** So many deaths while it was opened alone prove it. */
 const deathsAlone = 3
-/** Entries that wait aside are small in number or the intake stops. */
-const asideMost = 10_000
 
 interface Held<E> extends Entry<E> {
   fields: readonly string[]
@@ -51,7 +49,7 @@ export function createDesk<E>(
   place: Place,
   { stop, hardStop, away }: { stop: AbortSignal; hardStop: AbortSignal; away: AwayReport },
 ) {
-  const { stream, batchSize, concurrency, lane, log, metrics } = consumer
+  const { stream, batchSize, concurrency, lane, log, metrics, asideMost = 10_000 } = consumer
   const queues: Held<E>[][] = Array.from({ length: lane ? concurrency : 1 }, () => [])
   const working = queues.map(() => 0)
   const slots = lane ? 1 : concurrency
@@ -253,10 +251,15 @@ export function createDesk<E>(
     ids: () => [...inHand],
     /** How many more entries may be read. */
     room(): number {
-      const aside = Math.max(barriers.length, condemned.size)
-      if (dlqFull || aside >= asideMost) return 0
+      if (dlqFull || condemned.size >= asideMost) return 0
       return Math.max(0, most - (inHand.size - barriers.length - condemned.size))
     },
+
+    /**
+     * Whether so many barriers wait that nothing new is read. What is pending still is: they may wait
+     * for an entry that a dead consumer has, or that was delivered to us and got lost on the way.
+     */
+    crowded: () => barriers.length >= asideMost,
 
     /** Takes what was read and not yet in hand; works on suspects at once, alone. */
     async receive(read: readonly RawEntry[]): Promise<void> {

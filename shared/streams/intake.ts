@@ -28,9 +28,10 @@ export interface Read {
 export interface Intake {
   /**
    * Reads at most `room` entries. Own pending entries come first, then by turns with new ones; a scan
-   * for stale entries of the group comes every `claimEveryMs`. Waits up to 1 s for new ones.
+   * for stale entries of the group comes every `claimEveryMs`. Waits up to 1 s for new ones; with
+   * `onlyPending` new ones are not read, and nothing is waited for.
    */
-  next(room: number): Promise<Read>
+  next(room: number, how?: { onlyPending: boolean }): Promise<Read>
   /** Begins again with the own pending entries: after an outage a reply may have been lost. */
   restart(): void
   /** Ends a wait for new entries early. At worst the wait takes its second. */
@@ -89,7 +90,7 @@ export function createIntake(options: {
   }
 
   return {
-    async next(room) {
+    async next(room, { onlyPending } = { onlyPending: false }) {
       const most = Math.min(room, pageEntries)
       if (ownAfter !== null && ownTurn) {
         ownTurn = false
@@ -100,6 +101,7 @@ export function createIntake(options: {
         const claimed = await readClaimed(most)
         if (claimed.entries.length > 0 || claimed.gone > 0) return claimed
       }
+      if (onlyPending) return { entries: [], from: 'new', gone: 0 }
       return readNew(most, ownAfter === null && now() < claimAt)
     },
     async wake() {
