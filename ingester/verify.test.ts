@@ -66,6 +66,21 @@ test('commits whose key can not be had in time pass, and are counted', async () 
   expect(await totalOf(verifier.metrics.unavailable)).toBe(100)
 })
 
+test.each(['pass', 'wait'] as const)(
+  'at the stop a commit whose key is not there yet is neither passed nor refused (%s)',
+  async (unavailable) => {
+    const stopping = new AbortController()
+    using verifier = aVerifier(await deadUrl(), {
+      ...{ unavailable, signal: stopping.signal, keyWithinMs: 60_000 },
+    })
+    const results = Promise.allSettled(messages.slice(0, 3).map(verifier.translate))
+    stopping.abort()
+    expect((await results).map(({ status }) => status)).toEqual(Array(3).fill('rejected'))
+    expect(await totalOf(verifier.metrics.refused)).toBe(0)
+    expect(await totalOf(verifier.metrics.unverified)).toBe(0)
+  },
+)
+
 test('or they wait, if so configured, until the directory is back', async () => {
   await using network = await startNetwork()
   for (const document of corpusDocuments()) network.plc.serve(document)

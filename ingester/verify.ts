@@ -53,7 +53,10 @@ export interface VerifierOptions {
   now?: () => number
 }
 
-/** Gives the entries of a message; none when it is refused, filtered or of no interest to the stream. */
+/**
+ * Gives the entries of a message; none when it is refused, filtered or of no interest to the stream.
+ * Rejects when the signal aborts before it could be judged.
+ */
 export type Translate = (message: Message) => Promise<readonly string[][]>
 
 /**
@@ -140,13 +143,20 @@ export function createVerifier(options: VerifierOptions): Translate {
   /** `signed`, or `unverified` when the key can't be had. Throws `RefusedError`. */
   const checkSignature = async (did: string, opened: Opened): Promise<'signed' | 'unverified'> => {
     const first = await (stale.delete(did) ? refresh(did) : known(did))
+    stopped(first)
     if (first === 'unavailable') return 'unverified'
     if (first !== 'none' && isSignedBy(first, opened)) return 'signed'
     // In a burst after a change of keys many fail at once: one asks, and all judge by its answer.
     const second = await (mayRefresh(did) ? refresh(did) : known(did))
+    stopped(second)
     if (typeof second !== 'string' && isSignedBy(second, opened)) return 'signed'
     if (first === 'none') throw new RefusedError('identity', 'the account can not be resolved')
     throw new RefusedError('signature', 'the signature is not that of the key of the account')
+  }
+
+  /** At the stop nothing is judged any more: it would pass without a look, or be refused for want of one. */
+  const stopped = (found: LookUp) => {
+    if (found === 'unavailable') signal.throwIfAborted()
   }
 
   const commit = async (message: CommitMessage): Promise<readonly string[][]> => {
@@ -191,6 +201,7 @@ export function createVerifier(options: VerifierOptions): Translate {
   }
 
   const refuse = (message: CommitMessage | SyncMessage, error: unknown): readonly string[][] => {
+    if (signal.aborted && error === signal.reason) throw error
     // Of upstream data nothing ends the process; what we did not foresee is counted as our bug.
     const reason = error instanceof RefusedError ? error.reason : 'bug'
     const { type: kind, seq, did, rev } = message
