@@ -61,10 +61,8 @@ export function personRecord(did: string, createdAt: string): JsonRecord {
 }
 
 export function profileRecord(random: Random, handle: string, createdAt: string): JsonRecord {
-  const name = handle.split('.')[0] ?? handle
   const description = `Likes ${random.pick(hobbies)} and ${random.pick(hobbies)}. A simulated person.`
-  const displayName = `${name.charAt(0).toUpperCase()}${name.slice(1)}`
-  return { displayName, description, avatar: imageBlob(random), createdAt }
+  return { displayName: nameOf(handle), description, avatar: imageBlob(random), createdAt }
 }
 
 function refOf({ uri, cid }: Ref): Ref {
@@ -129,4 +127,106 @@ function imageBlob(random: Random): JsonRecord {
   const digest = createHash('sha256').update(random.bytes(16)).digest()
   const ref = { $link: cidForRawHash(digest).toString() }
   return { $type: 'blob', ref, mimeType: 'image/jpeg', size: 10_000 + random.below(900_000) }
+}
+
+export function listRecord(random: Random, createdAt: string): JsonRecord {
+  const purpose = random.chance(0.6) ? 'curatelist' : 'modlist'
+  const name = `People of the ${random.pick(things)}`
+  return {
+    purpose: `app.bsky.graph.defs#${purpose}`,
+    name,
+    description: sentence(random),
+    createdAt,
+  }
+}
+
+export function listItemRecord(list: string, subject: string, createdAt: string): JsonRecord {
+  return { list, subject, createdAt }
+}
+
+/** Who may answer a post: sometimes nobody, sometimes those of a list; some answers are hidden. */
+export function threadGateRecord(
+  random: Random,
+  gate: { post: string; lists: readonly string[]; hidden: readonly string[]; createdAt: string },
+): JsonRecord {
+  const { post, lists, hidden, createdAt } = gate
+  const rule = (name: string, more: JsonRecord = {}) => ({
+    $type: `app.bsky.feed.threadgate#${name}`,
+    ...more,
+  })
+  const [list] = lists
+  const rules = [
+    [],
+    [rule('mentionRule')],
+    [rule('followingRule'), rule('followerRule')],
+    list === undefined ? [rule('followingRule')] : [rule('listRule', { list })],
+  ]
+  const allow = random.chance(0.8) ? { allow: random.pick(rules) } : {}
+  return { post, ...allow, ...(hidden.length > 0 && { hiddenReplies: [...hidden] }), createdAt }
+}
+
+/** Who may quote a post: nobody, or all but those who were detached. */
+export function postGateRecord(
+  random: Random,
+  gate: { post: string; detached: readonly string[]; createdAt: string },
+): JsonRecord {
+  const { post, detached, createdAt } = gate
+  const nobody = { embeddingRules: [{ $type: 'app.bsky.feed.postgate#disableRule' }] }
+  const rules = random.chance(0.5) ? nobody : {}
+  return { post, ...rules, detachedEmbeddingUris: [...detached], createdAt }
+}
+
+export function starterPackRecord(
+  random: Random,
+  pack: { list: string; feeds: readonly string[]; createdAt: string },
+): JsonRecord {
+  const { list, feeds, createdAt } = pack
+  const name = `Start at the ${random.pick(things)}`
+  return { name, list, feeds: feeds.slice(0, 3).map((uri) => ({ uri })), createdAt }
+}
+
+export function generatorRecord(random: Random, did: string, createdAt: string): JsonRecord {
+  const displayName = `All about ${random.pick(hobbies)}`
+  return { did, displayName, description: sentence(random), createdAt }
+}
+
+export function verificationRecord({ did, handle }: Person, createdAt: string): JsonRecord {
+  return { subject: did, handle, displayName: nameOf(handle), createdAt }
+}
+
+/** A record of which an account has one only, besides its profile: its collection, and what it says. */
+export function selfRecord(random: Random, createdAt: string): [string, JsonRecord] {
+  switch (random.below(4)) {
+    case 0:
+      return [
+        'app.bsky.actor.status',
+        { status: 'app.bsky.actor.status#live', durationMinutes: 1 + random.below(60), createdAt },
+      ]
+    case 1:
+      return [
+        'app.bsky.notification.declaration',
+        { allowSubscriptions: random.pick(['followers', 'mutuals', 'none']) },
+      ]
+    case 2:
+      return [
+        'chat.bsky.actor.declaration',
+        { allowIncoming: random.pick(['all', 'none', 'following']) },
+      ]
+    default:
+      return [
+        'app.bsky.labeler.service',
+        { policies: { labelValues: [random.pick(tags)] }, createdAt },
+      ]
+  }
+}
+
+/** The same record after its author has thought again; what can't be worded anew stays as it is. */
+export function editedRecord(random: Random, { facets: _, ...record }: JsonRecord): JsonRecord {
+  const wording = ['text', 'name', 'displayName', 'description'].find((field) => field in record)
+  return wording === undefined ? record : { ...record, [wording]: sentence(random).slice(0, 64) }
+}
+
+function nameOf(handle: string): string {
+  const name = handle.split('.')[0] ?? handle
+  return `${name.charAt(0).toUpperCase()}${name.slice(1)}`
 }
