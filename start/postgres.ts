@@ -98,7 +98,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedP
 }
 
 /** Under root, the user that PostgreSQL runs as, for it refuses root; else null. */
-async function serverIdentity(): Promise<Identity | null> {
+export async function serverIdentity(): Promise<Identity | null> {
   if (process.getuid?.() !== 0) return null
   for (const name of ['postgres', 'nobody']) {
     const uid = await run('id', ['-u', name], { timeoutMs: 5_000 })

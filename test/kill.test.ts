@@ -1,15 +1,14 @@
 /** SIGKILL of each worker while it has work in hand, again and again: the rows come out the same. */
-import type { Sql } from 'postgres'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { encodeRequest } from '../shared/events.ts'
-import { frameSeq } from '../simulator/frames.ts'
 import { corpusDocuments, corpusFrames } from './corpus.ts'
 import { type Pipeline, type RunningWorker, type Service, startPipeline } from './pipeline.ts'
 import { carOf, completeRepos, documentOf, type RecordedRepo } from './recorded-repos.ts'
+import { startProxy } from './servers/proxy.ts'
+import { type Tables, tablesOf } from './tables.ts'
 
 const kills = 10
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 60_000 })
-const runStarted = Date.now() - 1_000
 /** Small batches, so that there is always something in hand. */
 const smallBatches = {
   INGESTER_BATCH_SIZE: '5',
@@ -42,11 +41,15 @@ describe('the recorded frames', () => {
   test('ten kills of the ingester with frames in hand change no row', async () => {
     await serveFrames()
     await pipeline.start('indexer', smallBatches)
-    const playing = pipeline.network.relay.play(corpusFrames(), { rate: 15 })
-    const left = async () => (await lastFrame()) - (await cursor())
-    const inHand = async () => (await cursor()) < pipeline.network.relay.lastSeq
-    await killAgainAndAgain('ingester', { left, inHand })
-    await playing
+    await pipeline.network.relay.play(corpusFrames())
+    const { hostname: host, port } = new URL(pipeline.redisUrl)
+    await using redis = await startProxy({ host, port: Number(port) })
+    redis.latency(20)
+    const left = async () => pipeline.network.relay.lastSeq - (await cursor())
+    const inHand = async () => (await left()) > 0
+    const far = { INGESTER_BATCH_SIZE: '2', REDIS_URL: redis.through(pipeline.redisUrl) }
+    await killAgainAndAgain('ingester', { left, inHand }, far)
+    expect(redis.fired.latency).toBeGreaterThan(kills)
     await framesDrained()
     expect(await tablesOf(pipeline.sql)).toEqual(await cleanRun())
     await nothingIsPending()
@@ -159,11 +162,6 @@ async function cursor(): Promise<number> {
   )
 }
 
-/** The seq of the last recorded frame. */
-async function lastFrame(): Promise<number> {
-  return frameSeq(corpusFrames().at(-1) ?? new Uint8Array()) ?? 0
-}
-
 async function framesDrained(): Promise<void> {
   await expect.poll(cursor, { timeout: 60_000 }).toBe(pipeline.network.relay.lastSeq)
   await pipeline.drained('firehose_live', 'firehose_group')
@@ -181,18 +179,19 @@ async function reposDrained(): Promise<void> {
 async function killAgainAndAgain(
   service: Service,
   work: { left: () => Promise<number>; inHand: () => Promise<boolean> },
+  env: Record<string, string> = {},
 ): Promise<void> {
   let counted = 0
   for (let life = 0; counted < kills && life < 3 * kills; life += 1) {
     const before = await work.left()
-    const worker = await startKilled(service)
+    const worker = await startKilled(service, env)
     const due = async () => (await work.left()) < before && (await work.inHand())
     await expect.poll(due, { timeout: 60_000, interval: 2 }).toBe(true)
     await worker.kill()
     if (await work.inHand()) counted += 1
   }
   expect(counted).toBe(kills)
-  await startKilled(service)
+  await startKilled(service, env)
 }
 
 /** The group's work on the stream: in hand is what it has not acknowledged. */
@@ -212,9 +211,9 @@ async function slowTransactions(): Promise<void> {
       for each statement execute function bsky.slow()`)
 }
 
-function startKilled(service: Service): Promise<RunningWorker> {
+function startKilled(service: Service, env: Record<string, string>): Promise<RunningWorker> {
   const mode: Record<string, string> = service === 'ingester' ? { INGESTER_MODE: 'firehose' } : {}
-  return pipeline.start(service, { ...smallBatches, ...mode })
+  return pipeline.start(service, { ...smallBatches, ...mode, ...env })
 }
 
 async function nothingIsPending(): Promise<void> {
@@ -226,36 +225,4 @@ async function nothingIsPending(): Promise<void> {
     for (const group of groups) expect(group[group.indexOf('pending') + 1]).toBe(0)
     expect(await redis.exists(`${stream}_dlq`)).toBe(0)
   }
-}
-
-type Tables = Record<string, Record<string, unknown>[]>
-
-/** Every row of the tables that the indexer writes, but for what depends on when it ran. */
-async function tablesOf(sql: Sql): Promise<Tables> {
-  const names = await sql<{ name: string }[]>`
-    select table_name as name from information_schema.tables
-    where table_schema = 'bsky' and table_type = 'BASE TABLE' order by 1`
-  const tables: Tables = {}
-  for (const { name } of names) {
-    if (depends.has(name)) continue
-    const rows = await sql<{ row: Record<string, unknown> }[]>`
-      select to_jsonb(t) as row from ${sql(`bsky.${name}`)} t`
-    tables[name] = rows
-      .map(({ row }) => withoutTimes(row))
-      .sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1))
-  }
-  return tables
-}
-
-/** Tables about the run itself, not about the network. */
-const depends = new Set(['position', 'sluice_migration'])
-
-/** When a repo was fetched or an entry applied: `indexedAt` and what is made of it, and serial numbers. */
-function withoutTimes(row: Record<string, unknown>): Record<string, unknown> {
-  const rest: Record<string, unknown> = {}
-  for (const [column, value] of Object.entries(row)) {
-    const isRecent = typeof value === 'string' && Date.parse(value) >= runStarted
-    if (!isRecent && column !== 'id') rest[column] = value
-  }
-  return rest
 }

@@ -1,8 +1,8 @@
 /** The whole pipeline for a test: the simulated network, Redis, Postgres, and workers as real processes. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import type { Redis } from 'ioredis'
-import type { Sql } from 'postgres'
+import { Redis } from 'ioredis'
+import postgres, { type Sql } from 'postgres'
 import { expect, vi } from 'vitest'
 import { readState } from '../shared/streams/state.ts'
 import { type Network, type NetworkOptions, startNetwork } from '../simulator/network.ts'
@@ -45,17 +45,37 @@ export interface Pipeline extends AsyncDisposable {
   left: (stream: string, group: string) => Promise<number>
 }
 
+/** Servers of the test's own; without them the run's, and a database there that nobody else has. */
+export interface Servers {
+  redis?: { url: string }
+  /** With a migrated database. */
+  postgres?: { url: string }
+  /** What the workers are told, given where Redis is: the address of a proxy, say. */
+  workersRedisUrl?: (url: string) => string
+  workersDatabaseUrl?: (url: string) => string
+}
+
+export interface PipelineOptions extends NetworkOptions {
+  servers?: Servers
+}
+
+const same = (url: string) => url
 const patience = { timeout: 60_000, interval: 50 }
 
 /** Of a given network, which is not closed with it, or of one of its own. */
-export async function startPipeline(options: NetworkOptions = {}, of?: Network): Promise<Pipeline> {
+export async function startPipeline(
+  options: PipelineOptions = {},
+  of?: Network,
+): Promise<Pipeline> {
+  const { servers = {}, ...networkOptions } = options
+  const { workersRedisUrl = same, workersDatabaseUrl = same } = servers
   const resources = new AsyncDisposableStack()
-  const network = of ?? resources.use(await startNetwork(options))
-  const { redis, url: redisUrl } = resources.use(await testRedis())
-  const { sql, url: databaseUrl } = resources.use(await testDatabase())
+  const network = of ?? resources.use(await startNetwork(networkOptions))
+  const { redis, url: redisUrl } = resources.use(await openRedis(servers.redis))
+  const { sql, url: databaseUrl } = resources.use(await openDatabase(servers.postgres))
   const environment: Record<string, string> = {
-    REDIS_URL: redisUrl,
-    DATABASE_URL: databaseUrl,
+    REDIS_URL: workersRedisUrl(redisUrl),
+    DATABASE_URL: workersDatabaseUrl(databaseUrl),
     METRICS_PORT: '0',
     BACKFILLER_METRICS_PORT: '0',
     LOG_LEVEL: 'info',
@@ -87,6 +107,28 @@ export async function startPipeline(options: NetworkOptions = {}, of?: Network):
     },
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
+}
+
+/** A client of the test's own that outlives the server's restarts, or a database of the run's server. */
+async function openRedis(given: Servers['redis']) {
+  if (given === undefined) return testRedis()
+  const redis = new Redis(given.url, {
+    protocol: 2,
+    maxRetriesPerRequest: null,
+    retryStrategy: () => 50,
+  })
+  redis.on('error', () => {})
+  return { redis, url: given.url, [Symbol.asyncDispose]: async () => redis.disconnect() }
+}
+
+async function openDatabase(given: Servers['postgres']) {
+  if (given === undefined) return testDatabase()
+  const sql = postgres(given.url, {
+    max: 4,
+    onnotice: () => {},
+    connection: { search_path: 'bsky,public' },
+  })
+  return { sql, url: given.url, [Symbol.asyncDispose]: () => sql.end({ timeout: 1 }) }
 }
 
 /** Resolves when the value is what is expected; fails after a minute. Works in hooks as well. */
