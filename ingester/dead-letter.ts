@@ -3,7 +3,8 @@ import type { Redis } from 'ioredis'
 import { crashPoint } from '../shared/crash-point.ts'
 import { errorText } from '../shared/errors.ts'
 import type { Logger } from '../shared/log.ts'
-import { retryTransient, sleep } from '../shared/retry.ts'
+import { throughOutages } from '../shared/redis.ts'
+import { sleep } from '../shared/retry.ts'
 import { deadLetterStream } from '../shared/streams/names.ts'
 
 /** Of larger frames the beginning is kept. */
@@ -13,7 +14,8 @@ const fullPollMs = 5_000
 export interface DeadLetters {
   /**
    * Resolves when it is in Redis. While the dead-letter stream is full it waits, and with it the
-   * source: nothing is trimmed unasked. When the signal aborts it may not have been written.
+   * source: nothing is trimmed unasked. When the signal aborts it may not have been written; it
+   * then resolves, or throws the signal's reason.
    */
   write(fields: Readonly<Record<string, string>>): Promise<void>
 }
@@ -28,11 +30,14 @@ export function createDeadLetters(options: {
 }): DeadLetters {
   const { redis, maxLength, signal, log } = options
   const stream = deadLetterStream(options.stream)
-  const retry = <T>(call: () => Promise<T>) =>
-    retryTransient(call, {
-      signal,
-      onRetry: (err, attempt) => log.warn({ stream, attempt, err }, 'a dead letter must wait'),
+  // What ioredis throws while Redis is away has no code that the verdict knows.
+  const retry = <T>(call: () => Promise<T>) => {
+    let told: string | null = null
+    return throughOutages(call, signal, (reason) => {
+      if (told !== reason) log.warn({ stream, reason }, 'a dead letter must wait')
+      told = reason
     })
+  }
   return {
     async write(fields) {
       while (!signal.aborted && (await retry(() => redis.xlen(stream))) >= maxLength) {
