@@ -222,8 +222,9 @@ export function selfRecord(random: Random, createdAt: string): [string, JsonReco
 
 /** The same record after its author has thought again; what can't be worded anew stays as it is. */
 export function editedRecord(random: Random, { facets: _, ...record }: JsonRecord): JsonRecord {
-  const wording = ['text', 'name', 'displayName', 'description'].find((field) => field in record)
-  return wording === undefined ? record : { ...record, [wording]: sentence(random).slice(0, 64) }
+  const named = ['name', 'displayName'].find((field) => field in record)
+  if (named !== undefined) return { ...record, [named]: `The new ${random.pick(things)}` }
+  return 'text' in record ? { ...record, text: sentence(random) } : record
 }
 
 function nameOf(handle: string): string {
