@@ -163,6 +163,16 @@ test('only the entry at fault becomes a dead letter, and the order is kept', asy
   })
 })
 
+test('a batch of large entries is cut by its size', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  const megabyte = 'x'.repeat(1_000_000)
+  await (await bed.producer()).append({ entries: events(...range(1, 20).map(() => megabyte)) })
+  const consumer = bed.consumer({ batchSize: 100 })
+  await eventually(() => consumer.seen().length).toBe(20)
+  expect(consumer.batches.map((batch) => batch.length)).toEqual([16, 4])
+})
+
 test('each outcome is counted under its name', async () => {
   await using server = await testRedis()
   await using bed = testbed(server.url)

@@ -18,12 +18,18 @@ import { compareIds } from './state.ts'
 
 /** An entry delivered more often is opened alone: it may be what killed its readers. */
 const deliveriesTogether = 3
+/** A batch, and what is in hand, takes no more beyond so many characters: a record may have a million. */
+const batchCharacters = 16_000_000
+const handCharacters = 64_000_000
 /** So many deaths while it was opened alone prove it. */
 const deathsAlone = 3
 
 interface Held<E> extends Entry<E> {
   fields: readonly string[]
 }
+
+const sizeOf = ({ fields }: { fields: readonly string[] }) =>
+  fields.reduce((sum, field) => sum + field.length, 0)
 
 /** An entry that should be a dead letter as soon as there is room for one. */
 interface Condemned {
@@ -181,12 +187,23 @@ export function createDesk<E>(
     }
   }
 
+  /** How many entries at the head of the queue make a batch. */
+  const fitting = (queue: readonly Held<E>[]): number => {
+    let characters = 0
+    const end = queue.findIndex((held, index) => {
+      const full = index === batchSize || characters >= batchCharacters
+      characters += sizeOf(held)
+      return full
+    })
+    return end === -1 ? queue.length : end
+  }
+
   const pump = () => {
     if (failures.length > 0) return
     for (const [slot, queue] of queues.entries()) {
       while (queue.length > 0 && (working[slot] ?? 0) < slots) {
         working[slot] = (working[slot] ?? 0) + 1
-        const batch = queue.splice(0, batchSize)
+        const batch = queue.splice(0, fitting(queue))
         void work(batch).finally(() => {
           working[slot] = (working[slot] ?? 1) - 1
           pump()
@@ -252,6 +269,8 @@ export function createDesk<E>(
     /** How many more entries may be read. */
     room(): number {
       if (dlqFull || condemned.size >= asideMost) return 0
+      const queued = queues.flat().reduce((sum, held) => sum + sizeOf(held), 0)
+      if (queued >= handCharacters) return 0
       return Math.max(0, most - (inHand.size - barriers.length - condemned.size))
     },
 

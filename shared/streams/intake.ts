@@ -7,8 +7,8 @@ const own = script('own.lua')
 const claim = script('claim.lua')
 
 const blockMs = 1_000
-/** A page of a reply is held in memory twice, by Redis and by us. */
-const pageEntries = 1_000
+/** A page of a reply is held in memory twice, by Redis and by us, and an entry may have a megabyte. */
+const pageEntries = 250
 
 export interface RawEntry {
   id: string
