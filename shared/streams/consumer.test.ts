@@ -264,6 +264,22 @@ test('what cannot be decoded is set aside without its neighbours; an exception t
   })
 })
 
+test('an entry with more fields than a script can pass on is set aside without the rest', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  await (await bed.producer()).append({ entries: events(1) })
+  await bed.redis.xadd(stream, '*', ...range(1, 9_000).map(String))
+  const consumer = bed.consumer({
+    decode: (fields) => {
+      if (fields.length > 2) throw new InvalidEventError('too many fields')
+      return fields[1] ?? ''
+    },
+  })
+  await eventually(() => bed.redis.xlen(`${stream}_dlq`)).toBe(1)
+  await consumer.stop()
+  expect(await pending(bed.redis)).toBe(0)
+})
+
 test('a bug in applying ends the consumer and leaves the entries pending', async () => {
   await using server = await testRedis()
   await using bed = testbed(server.url)

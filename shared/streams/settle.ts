@@ -18,6 +18,9 @@ export interface DeadLetter {
   extra?: Record<string, string>
 }
 
+/** Names and values of an entry that its dead letter keeps: Lua takes no more than 8,000 in a call. */
+const mostFields = 4_000
+
 /** Where entries end: one group of one stream. */
 export interface Place {
   redis: Redis
@@ -67,7 +70,7 @@ export async function setAside(
   const args = [
     ...head,
     suspectField(group, entry.id),
-    ...entry.fields,
+    ...entry.fields.slice(0, mostFields),
     ...Object.entries(fields).flat(),
   ]
   try {
