@@ -109,6 +109,7 @@ export function createWorld(network: Network, options: WorldOptions = {}): World
   const labels: LabelClaim[] = []
   let joined = 0
   let renames = 0
+  let selves = 0
   const now = () => clock.iso()
   const renamed = (handle: string) => `${handle.split(/[-.]/)[0]}-${++renames}.test`
 
@@ -291,7 +292,7 @@ export function createWorld(network: Network, options: WorldOptions = {}): World
       case 'verification':
         return !isSelf && create(account, graph.verification, verificationRecord(other, createdAt))
       case 'self': {
-        const [collection, record] = selfRecord(random, createdAt)
+        const [collection, record] = selfRecord(random, selves++, createdAt)
         return put(account, collection, 'self', record)
       }
       case 'label': {

@@ -194,9 +194,13 @@ export function verificationRecord({ did, handle }: Person, createdAt: string): 
   return { subject: did, handle, displayName: nameOf(handle), createdAt }
 }
 
-/** A record of which an account has one only, besides its profile: its collection, and what it says. */
-export function selfRecord(random: Random, createdAt: string): [string, JsonRecord] {
-  switch (random.below(4)) {
+/** A record of which an account has one only, besides its profile; there are four kinds, by turns. */
+export function selfRecord(
+  random: Random,
+  turn: number,
+  createdAt: string,
+): [collection: string, record: JsonRecord] {
+  switch (turn % 4) {
     case 0:
       return [
         'app.bsky.actor.status',
