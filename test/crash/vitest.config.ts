@@ -1,0 +1,14 @@
+/** The exhaustive crash test runs by itself, on servers that it starts. */
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    environment: 'node',
+    pool: 'forks',
+    include: ['test/crash/exhaustive.ts'],
+    globalSetup: ['test/servers/global.ts'],
+    reporters: ['default', './test/summary-reporter.ts'],
+    hookTimeout: 60_000,
+    teardownTimeout: 30_000,
+  },
+})
