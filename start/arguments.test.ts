@@ -11,6 +11,8 @@ test('without arguments the defaults hold', () => {
     backfill: [],
     data: null,
     simulated: false,
+    demo: false,
+    plain: false,
     help: false,
   })
 })
@@ -30,8 +32,12 @@ test('repos to fetch follow one --backfill or several, each once', () => {
   expect(readArguments(args).backfill).toEqual([did, otherDid])
 })
 
-test('--plain is accepted and changes nothing', () => {
-  expect(readArguments(['--plain'])).toEqual(readArguments([]))
+test('--plain changes nothing but the look', () => {
+  expect(readArguments(['--plain'])).toEqual({ ...readArguments([]), plain: true })
+})
+
+test('the demo runs on a simulated network', () => {
+  expect(readArguments(['--demo'])).toMatchObject({ demo: true, simulated: true })
 })
 
 test('all problems come in one message', () => {
@@ -51,7 +57,8 @@ test.for([
   [['--relay', 'ftp://relay.example'], '--relay: "ftp://relay.example" is not a host'],
   [['--relay', 'a b:c:d'], 'is not a host'],
   [['relay.example'], '"relay.example" is not understood'],
-  [['--simulated', '--relay', 'relay.example'], 'exclude each other'],
+  [['--simulated', '--relay', 'relay.example'], '--simulated and --relay exclude each other'],
+  [['--demo', '--relay', 'relay.example'], '--demo and --relay exclude each other'],
 ] as const)('%j is refused', ([args, problem]) => {
   expect(() => readArguments(args)).toThrow(problem)
 })

@@ -9,7 +9,12 @@ export interface Arguments {
   backfill: readonly string[]
   /** The folder of data; null for the default. */
   data: string | null
+  /** Whether the network is a simulated one; always so in the demo. */
   simulated: boolean
+  /** Whether things shall fail now and then. */
+  demo: boolean
+  /** Whether plain lines are wanted where a screen could be had. */
+  plain: boolean
   help: boolean
 }
 
@@ -25,6 +30,7 @@ and runs the ingester, the indexer and the backfiller until Ctrl-C.
   --backfill did…    also fetch these repos whole
   --data folder      where everything is kept (default a folder in your cache)
   --simulated        follow a small simulated network on this machine: needs no internet
+  --demo             the same, and now and then something fails and heals (npm run demo)
   --plain            plain lines, as always when the output is no terminal
   --help             this text
 
@@ -36,6 +42,7 @@ const known = {
   backfill: { type: 'string', multiple: true },
   data: { type: 'string' },
   simulated: { type: 'boolean' },
+  demo: { type: 'boolean' },
   plain: { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
 } as const
@@ -71,8 +78,11 @@ export function readArguments(args: readonly string[]): Arguments {
   for (const did of backfill) {
     if (!isDid(did)) problems.push(`--backfill: ${JSON.stringify(did)} is not a DID`)
   }
-  const simulated = values['simulated'] === true
-  if (simulated && relays.length > 0) problems.push('--simulated and --relay exclude each other')
+  const demo = values['demo'] === true
+  const simulated = demo || values['simulated'] === true
+  if (simulated && relays.length > 0) {
+    problems.push(`--${demo ? 'demo' : 'simulated'} and --relay exclude each other`)
+  }
 
   if (problems.length > 0) {
     const lines = [...new Set(problems)].map((problem) => `  - ${problem}`)
@@ -83,6 +93,8 @@ export function readArguments(args: readonly string[]): Arguments {
     backfill: [...new Set(backfill)],
     data: texts([values['data']])[0] ?? null,
     simulated,
+    demo,
+    plain: values['plain'] === true,
     help: values['help'] === true,
   }
 }

@@ -34,6 +34,8 @@ export interface Child {
   readonly pid: number
   /** Resolves when it is gone and all it printed has been taken. */
   readonly exited: Promise<Exit>
+  /** Sends it a message; one to a child that is gone is lost. */
+  send(message: object): void
   stop(): Promise<void>
 }
 
@@ -63,7 +65,10 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     await rm(pidFile, { force: true })
     return exit
   })
-  return { pid, exited, stop: () => endProcess(pid, stopSteps) }
+  const send = (message: object) => {
+    if (child.connected) child.send(message, () => {})
+  }
+  return { pid, exited, send, stop: () => endProcess(pid, stopSteps) }
 }
 
 function exitOf(child: ChildProcess): Promise<Exit & { error?: Error }> {

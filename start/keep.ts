@@ -10,6 +10,8 @@ export interface PortServer extends ServerProcess {
 export interface KeptServer extends AsyncDisposable {
   readonly url: string
   readonly port: number | null
+  /** Of the process that runs now; null for a server that is not ours. */
+  readonly pid: number | null
   /** Starts it again whenever it ends by itself, until the signal aborts; throws when it keeps ending. */
   watch(signal: AbortSignal): Promise<void>
 }
@@ -41,12 +43,26 @@ export async function keepServer(options: {
       server = await start(port)
     }
   }
-  return { url, port, watch, [Symbol.asyncDispose]: () => server.stop() }
+  return {
+    url,
+    port,
+    get pid() {
+      return server.pid
+    },
+    watch,
+    [Symbol.asyncDispose]: () => server.stop(),
+  }
 }
 
 /** A server that is not ours: nothing to start, watch or end. */
 export function foreignServer(url: string): KeptServer {
-  return { url, port: null, watch: async () => {}, [Symbol.asyncDispose]: async () => {} }
+  return {
+    url,
+    port: null,
+    pid: null,
+    watch: async () => {},
+    [Symbol.asyncDispose]: async () => {},
+  }
 }
 
 function aborted(signal: AbortSignal): Promise<null> {

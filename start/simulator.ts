@@ -1,4 +1,5 @@
 /** The simulated network as a child process, and how the workers find it. */
+import type { Answer, Ask } from '../simulator/control.ts'
 import { type Child, endLeftChild, startChild } from './child.ts'
 import { plainLine } from './plain.ts'
 
@@ -9,26 +10,37 @@ export interface SimulatedNetwork {
   labeler: string | null
   handleResolver: string
   child: Child
+  /** Asks something of the network and gives the count it answers; 0 from one that is gone. */
+  ask(ask: AskOf<Ask>): Promise<number>
 }
 
-const main = 'simulator/main.ts'
-const readyWithinMs = 30_000
+type AskOf<A> = A extends { ask: number } ? Omit<A, 'ask'> : never
+type Hosts = Omit<SimulatedNetwork, 'child' | 'ask'>
 
-/** Starts the simulator and resolves when its hosts answer; throws when they do not within 30 s. */
+const main = 'simulator/main.ts'
+const readyWithinMs = 90_000
+
+/** Starts the simulator and resolves when its hosts answer; throws when they do not within 90 s. */
 export async function startSimulator(options: {
   env: Readonly<Record<string, string | undefined>>
   dir: string
+  /** As simulator/main.ts takes them. */
+  args?: readonly string[]
   say: (text: string) => void
 }): Promise<SimulatedNetwork> {
-  const { env, dir, say } = options
+  const { env, dir, args = [], say } = options
   await endLeftChild(dir, 'simulator', main)
-  const ready = Promise.withResolvers<Omit<SimulatedNetwork, 'child'>>()
+  const ready = Promise.withResolvers<Hosts>()
+  const waiting = new Map<number, (count: number) => void>()
   const child = await startChild({
     service: 'simulator',
     main,
+    args,
     env,
     dir,
     onMessage: (message) => {
+      const answer = readAnswer(message)
+      if (answer !== null) waiting.get(answer.answer)?.(answer.count)
       const hosts = readHosts(message)
       if (hosts !== null) ready.resolve(hosts)
     },
@@ -41,9 +53,19 @@ export async function startSimulator(options: {
     () => ready.reject(new Error('the simulator is not ready')),
     readyWithinMs,
   )
-  void child.exited.then(() => ready.reject(new Error('the simulator ended while starting')))
+  const exited = child.exited.then(() => {
+    ready.reject(new Error('the simulator ended while starting'))
+    return 0
+  })
+  let asked = 0
+  const ask: SimulatedNetwork['ask'] = (wish) => {
+    const number = ++asked
+    const answer = new Promise<number>((resolve) => waiting.set(number, resolve))
+    child.send({ ...wish, ask: number })
+    return Promise.race([answer, exited]).finally(() => waiting.delete(number))
+  }
   try {
-    return { ...(await ready.promise), child }
+    return { ...(await ready.promise), child, ask }
   } catch (error) {
     await child.stop()
     throw error
@@ -52,7 +74,12 @@ export async function startSimulator(options: {
   }
 }
 
-function readHosts(message: unknown): Omit<SimulatedNetwork, 'child'> | null {
+function readAnswer(message: unknown): Answer | null {
+  if (typeof message !== 'object' || message === null || !('answer' in message)) return null
+  return message as Answer
+}
+
+function readHosts(message: unknown): Hosts | null {
   const { ready } = (message ?? {}) as { ready?: Record<string, unknown> }
   if (typeof ready !== 'object' || ready === null) return null
   const pds = [ready['pds']].flat().map(String)

@@ -1,5 +1,5 @@
 /** `npm start`: servers, migrations and the three workers on one machine, until the signal aborts. */
-import { mkdir } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { Redis } from 'ioredis'
 import postgres, { type Sql } from 'postgres'
@@ -11,19 +11,23 @@ import { sleep } from '../shared/retry.ts'
 import { streams } from '../shared/streams/names.ts'
 import { runTogether } from '../shared/worker.ts'
 import type { Arguments } from './arguments.ts'
+import { demo, demoEnvironment, demoNetwork } from './demo.ts'
 import { foreignServer, type KeptServer, keepServer } from './keep.ts'
 import { lockFolder } from './lock.ts'
 import { findPlaces, type Places } from './places.ts'
 import { inWords } from './plain.ts'
-import { startPostgres } from './postgres.ts'
-import { startRedis } from './redis.ts'
+import { endLeftPostgres, startPostgres } from './postgres.ts'
+import { endLeftRedis, startRedis } from './redis.ts'
 import { type SimulatedNetwork, startSimulator } from './simulator.ts'
 import { measure, type Status, statusLine } from './status.ts'
-import { keepWorker, type WorkerState } from './worker.ts'
+import type { Board, Fault } from './view-board.ts'
+import { sample } from './view-sample.ts'
+import { keepWorker, newWorker, type Service, type WorkerState } from './worker.ts'
 
 const schema = 'bsky'
-const defaultRelay = 'bsky.network'
-const services = ['ingester', 'indexer', 'backfiller'] as const
+/** Followed when nobody names another. */
+export const defaultRelay = 'bsky.network'
+const services: readonly Service[] = ['ingester', 'indexer', 'backfiller']
 const statusEveryMs = 5_000
 const firstRowsEveryMs = 250
 // Shorter waits are part of every start; a relay that can't be reached is told well within 10 s.
@@ -35,50 +39,80 @@ export interface StartContext {
   signal: AbortSignal
   /** Takes one plain line. */
   say: (text: string) => void
+  /** Where measurements and faults go. */
+  board: Board
+  /** Whether the board is seen; without it a line now and then tells how it goes. */
+  isSeen: boolean
 }
 
 /** Runs everything until the signal aborts, then ends the workers, then the servers. */
 export async function start(args: Arguments, context: StartContext): Promise<void> {
-  const { env, signal, say } = context
+  const { env, signal, say, board } = context
   const startedAt = performance.now()
   const places = await findPlaces(env)
   const dir = dataFolder(args, env, places)
   await mkdir(dir, { recursive: true })
   await using _lock = await lockFolder(dir)
   say(`data: ${dir}`)
+  // Each demo is another network: what an earlier one left in our own cache is of no use to it.
+  if (args.demo && args.data === null) await forget(dir)
 
+  const logs = join(dir, 'logs')
+  await using resources = new AsyncDisposableStack()
+  // A network needs some seconds to be populated: the servers start beside it.
+  const simulating = args.simulated ? simulate(args, logs, context) : null
+  // A failure is met below, where the network is needed.
+  simulating?.catch(() => undefined)
+  resources.defer(async () => (await simulating?.catch(() => null))?.child.stop())
   await using servers = await startServers({ places, dir, context })
   if (signal.aborted) return
   await migrate({ databaseUrl: servers.postgres.url, schema })
   if (signal.aborted) return
 
-  const logs = join(dir, 'logs')
-  await using network = args.simulated ? await simulate(logs, context) : null
+  const network = await simulating
   await using clients = connect(servers)
   await requestBackfill(clients.redis, args.backfill)
   if (signal.aborted) return
 
   const relays = relaysOf(args, env, network)
+  board.footer(`Ctrl-C ends it · data and logs: ${dir}`)
   say(`following ${relays.join(', ')}; logs of the workers: ${logs}`)
-  const workerEnv = workerEnvironment({ env, servers, network, relays })
-  const states = services.map((service): WorkerState => ({ service, page: null, problems: {} }))
+  const given = args.demo ? { ...demoEnvironment, ...env } : env
+  const workerEnv = workerEnvironment({ env: given, servers, network, relays })
+  const workers = services.map(newWorker)
+  board.follow(workers)
+  board.stage('running')
   await runTogether(signal, [
     (signal) => servers.redis.watch(signal),
     (signal) => servers.postgres.watch(signal),
-    ...states.map(
+    ...workers.map(
       (state) => (signal: AbortSignal) =>
         keepWorker({ service: state.service, env: workerEnv, dir: logs, say, signal }, state),
     ),
-    (signal) => sayWaiting(states, relays, { ...context, signal }),
+    (signal) => sayWaiting({ workers, relays, isDemo: args.demo }, { ...context, signal }),
     (signal) => sayFirstRows(clients.sql, startedAt, { ...context, signal }),
-    (signal) => sayStatus(clients, { ...context, signal }),
+    ...(context.isSeen
+      ? []
+      : [(signal: AbortSignal) => sayStatus(clients, { ...context, signal })]),
+    (signal) => sample({ ...clients, board, schema, relays, workers, signal }),
+    ...(args.demo && network !== null
+      ? [(signal: AbortSignal) => demo({ board, network, workers, servers, signal })]
+      : []),
   ])
 }
 
 function dataFolder(args: Arguments, env: Environment, places: Places): string {
   // npm runs scripts in the package's folder and tells where it was called.
   if (args.data !== null) return resolve(env['INIT_CWD'] ?? '', args.data)
-  return join(places.cache, args.simulated ? 'simulated' : 'data')
+  return join(places.cache, args.demo ? 'demo' : args.simulated ? 'simulated' : 'data')
+}
+
+/** Ends the servers that were left on the folder, and empties it of their data. */
+async function forget(dir: string): Promise<void> {
+  const [redis, postgres] = [join(dir, 'redis'), join(dir, 'postgres')]
+  await endLeftRedis(redis)
+  await endLeftPostgres(postgres)
+  for (const folder of [redis, postgres]) await rm(folder, { recursive: true, force: true })
 }
 
 interface Servers extends AsyncDisposable {
@@ -159,12 +193,13 @@ async function servePostgres(
 }
 
 async function simulate(
+  { demo }: Arguments,
   logs: string,
   { env, say }: StartContext,
-): Promise<SimulatedNetwork & AsyncDisposable> {
-  const network = await startSimulator({ env, dir: logs, say })
+): Promise<SimulatedNetwork> {
+  const network = await startSimulator({ env, dir: logs, say, ...(demo && { args: demoNetwork }) })
   say(`simulated network: relay ${network.relay}, PLC ${network.plc}`)
-  return { ...network, [Symbol.asyncDispose]: () => network.child.stop() }
+  return network
 }
 
 interface Clients extends AsyncDisposable {
@@ -238,31 +273,37 @@ function simulatedEnvironment(network: SimulatedNetwork): Record<string, string>
   }
 }
 
-/** Says in words what a worker has been waiting for, and when it no longer does. */
+/**
+ * Says in words what a worker has been waiting for, and when it no longer does. The demo's faults are
+ * on the board already, under their own names.
+ */
 async function sayWaiting(
-  states: readonly WorkerState[],
-  relays: readonly string[],
-  { say, signal }: StartContext,
+  options: { workers: readonly WorkerState[]; relays: readonly string[]; isDemo: boolean },
+  { say, board, isSeen, signal }: StartContext,
 ): Promise<void> {
-  const waits = new Map<string, { since: number; saidAt: number | null }>()
+  const { workers, relays, isDemo } = options
+  const waits = new Map<string, { since: number; saidAt: number | null; fault: Fault | null }>()
   while (!signal.aborted) {
     const now = performance.now()
     const current = new Set<string>()
-    for (const { service, problems } of states) {
+    for (const { service, problems } of workers) {
       for (const [part, reason] of Object.entries(problems)) {
         const key = `${service}: ${part}`
         current.add(key)
-        const wait = waits.get(key) ?? { since: now, saidAt: null }
+        const wait = waits.get(key) ?? { since: now, saidAt: null, fault: null }
         waits.set(key, wait)
         if (now - wait.since < waitsQuietlyMs) continue
         if (wait.saidAt !== null && now - wait.saidAt < repeatsAfterMs) continue
         wait.saidAt = now
-        say(waitingText({ service, part, reason, relays }))
+        const text = waitingText({ service, part, reason, relays })
+        say(text)
+        if (isSeen && !isDemo) wait.fault ??= board.fault(text)
       }
     }
     for (const [key, wait] of waits) {
       if (current.has(key)) continue
       if (wait.saidAt !== null) say(`${key}: ready again`)
+      wait.fault?.healed()
       waits.delete(key)
     }
     await sleep(500, signal)

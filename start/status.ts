@@ -4,10 +4,20 @@ import type { Sql } from 'postgres'
 import { deadLetterStream, ledgerKey, namedGroups, streams } from '../shared/streams/names.ts'
 import { grouped } from './plain.ts'
 
-export interface Status {
+/** What Redis knows. */
+export interface StreamStatus {
   /** Entries that the indexer is done with, ever. */
   indexed: number
   /** Entries not yet acknowledged by the slowest group of their stream. */
+  waiting: Readonly<Record<'live' | 'labels' | 'backfill' | 'requests', number>>
+  /** Requests that the backfiller is done with, ever. */
+  requestsDone: number
+  deadLetters: number
+}
+
+export interface Status {
+  indexed: number
+  /** Events that wait for the indexer. */
   lag: number
   /** Repos that wait for the backfiller. */
   requests: number
@@ -21,19 +31,36 @@ const shownTables = ['record', 'post', 'like', 'repost', 'follow', 'profile'] as
 
 /** Measures now. Costs the same however much there is: no table is counted. */
 export async function measure(redis: Redis, sql: Sql, schema: string): Promise<Status> {
-  const [indexed, lags, requests, deadLetters, rows] = await Promise.all([
-    countIndexed(redis),
-    Promise.all(eventStreams.map((stream) => waiting(redis, stream))),
-    waiting(redis, streams.requests),
-    countDeadLetters(redis),
-    countRows(sql, schema),
+  const [measured, rows] = await Promise.all([
+    measureStreams(redis),
+    measureRows(sql, schema, shownTables),
   ])
-  return { indexed, lag: sum(lags), requests, deadLetters, rows }
+  const { indexed, waiting, deadLetters } = measured
+  const lag = waiting.live + waiting.labels + waiting.backfill
+  return { indexed, lag, requests: waiting.requests, deadLetters, rows }
+}
+
+export async function measureStreams(redis: Redis): Promise<StreamStatus> {
+  const [indexed, requestsDone, deadLetters, live, labels, backfill, requests] = await Promise.all([
+    countDone(redis, eventStreams),
+    countDone(redis, [streams.requests]),
+    countDeadLetters(redis),
+    waiting(redis, streams.live),
+    waiting(redis, streams.labels),
+    waiting(redis, streams.backfill),
+    waiting(redis, streams.requests),
+  ])
+  return {
+    indexed,
+    waiting: { live, labels, backfill, requests },
+    requestsDone,
+    deadLetters,
+  }
 }
 
 /** The ledgers: each entry counts once there, whatever crashed. */
-async function countIndexed(redis: Redis): Promise<number> {
-  const keys = eventStreams.flatMap((stream) =>
+async function countDone(redis: Redis, streams: readonly string[]): Promise<number> {
+  const keys = streams.flatMap((stream) =>
     namedGroups(new Map(), stream).map((group) => ledgerKey(stream, group)),
   )
   const ledgers = await Promise.all(keys.map((key) => redis.hgetall(key)))
@@ -69,14 +96,19 @@ async function countDeadLetters(redis: Redis): Promise<number> {
   return sum(await Promise.all(names.map((name) => redis.xlen(name))))
 }
 
-async function countRows(sql: Sql, schema: string): Promise<Record<string, number>> {
+/** Rows by table, in the tables' order, as the statistics know them. */
+export async function measureRows(
+  sql: Sql,
+  schema: string,
+  tables: readonly string[],
+): Promise<Record<string, number>> {
   // The statistics are empty after a crash, the planner's estimate before the first analyze.
   const found = await sql<{ name: string; rows: number }[]>`
     select t.relname as name, greatest(t.n_live_tup, c.reltuples)::float8 as rows
     from pg_stat_user_tables t join pg_class c on c.oid = t.relid
-    where t.schemaname = ${schema} and t.relname in ${sql([...shownTables])}`
+    where t.schemaname = ${schema} and t.relname in ${sql([...tables])}`
   const rows = new Map(found.map(({ name, rows }) => [name, Math.max(0, rows)]))
-  return Object.fromEntries(shownTables.map((name) => [name, rows.get(name) ?? 0]))
+  return Object.fromEntries(tables.map((name) => [name, rows.get(name) ?? 0]))
 }
 
 /** One line; `events/s` since the earlier measurement, `seconds` ago. */

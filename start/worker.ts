@@ -16,9 +16,18 @@ export interface WorkerOptions {
   signal: AbortSignal
 }
 
+/** A worker that has not been started yet. */
+export function newWorker(service: Service): WorkerState {
+  return { service, pid: null, lives: 0, page: null, problems: {} }
+}
+
 /** What is known of a running worker. */
 export interface WorkerState {
   readonly service: Service
+  /** While it lives. */
+  pid: number | null
+  /** How often it was started. */
+  lives: number
   /** Where its pages are, once it serves them. */
   page: string | null
   /** What it waits for, by the names of its parts; empty when it is ready. */
@@ -37,6 +46,7 @@ export async function keepWorker(options: WorkerOptions, state: WorkerState): Pr
   for (let attempt = 1; !signal.aborted; attempt++) {
     const startedAt = performance.now()
     const exit = await runOnce(options, main, state)
+    state.pid = null
     state.page = null
     state.problems = {}
     if (signal.aborted) return
@@ -59,6 +69,7 @@ async function runOnce(options: WorkerOptions, main: string, state: WorkerState)
       const port = listeningPort(message)
       if (port === null) return
       state.page = `http://127.0.0.1:${port}`
+      state.problems = { 'its parts': 'not asked yet' }
       say(`${service}: ${state.page}/metrics`)
     },
     onLine: (line) => {
@@ -66,6 +77,8 @@ async function runOnce(options: WorkerOptions, main: string, state: WorkerState)
       if (shown !== null) say(`${service}: ${shown}`)
     },
   })
+  state.pid = child.pid
+  state.lives += 1
   const ended = new AbortController()
   const watching = watchReady(state, ended.signal)
   const exit = await Promise.race([child.exited, stopAtAbort(child, signal)])
