@@ -14,7 +14,10 @@ import type { Network } from './network.ts'
 export interface Sources {
   /** What the relays that were followed were told; of a database fed by no relay, nothing. */
   heard: Heard
-  /** The accounts whose repos were asked for, with the rev each had then at least. */
+  /**
+   * The accounts whose repos were asked for, with the rev each had then at least. Others may have
+   * been fetched as well; without this no backfiller was there.
+   */
   fetched?: ReadonlyMap<string, string>
   /** Whether the network's labeler was followed; default true. */
   labels?: boolean
@@ -27,7 +30,7 @@ export interface Facts {
   heard: Pick<Heard, 'commits' | 'revs' | 'deletions' | 'identities'> & {
     accounts: ReadonlyMap<string, AccountState>
   }
-  fetched: ReadonlyMap<string, string>
+  fetched: ReadonlyMap<string, string> | null
   labels: readonly Omit<Label, 'sig'>[]
 }
 
@@ -95,7 +98,7 @@ export const keys: Readonly<Record<string, readonly string[]>> = {
 
 /** The model of the network as it is now; what happens later does not change it. */
 export function createModel(network: Network, sources: Sources): Model {
-  const { heard, fetched = new Map(), labels = true } = sources
+  const { heard, fetched = null, labels = true } = sources
   const accounts = [...network.accounts.values()]
   return modelOf({
     records: accounts.flatMap((account) => [...account.records().values()]),
@@ -107,7 +110,7 @@ export function createModel(network: Network, sources: Sources): Model {
       accounts: new Map(heard.accounts),
       identities: new Set(heard.identities),
     },
-    fetched: new Map(fetched),
+    fetched: fetched && new Map(fetched),
     labels: labels ? [...network.labeler.labels] : [],
   })
 }
@@ -122,7 +125,8 @@ function accountFact({ directory }: Network, { did, rev, head }: Account): Accou
 /** The model of a list of facts. */
 export function modelOf(facts: Facts): Model {
   return {
-    tables(observed) {
+    tables({ indexedAt, snapshotRev }) {
+      const observed = { indexedAt, snapshotRev: facts.fetched === null ? nothing : snapshotRev }
       const tables = new Map<string, Row[]>(Object.keys(keys).map((table) => [table, []]))
       const add = (table: string, row: Row) => void tables.get(table)?.push(row)
       addRecords(facts, observed, add)
@@ -134,6 +138,8 @@ export function modelOf(facts: Facts): Model {
     },
   }
 }
+
+const nothing: ReadonlyMap<string, string> = new Map()
 
 type Add = (table: string, row: Row) => void
 
@@ -219,7 +225,7 @@ function addRepos({ accounts, heard, fetched }: Facts, { snapshotRev }: Observed
   for (const { did, rev: newest, head } of accounts) {
     const snapshot = snapshotRev.get(did) ?? null
     const rev = later(heard.revs.get(did) ?? null, snapshot)
-    const asked = fetched.get(did)
+    const asked = fetched?.get(did)
     // A repo that was asked for was found as it was then, or later.
     const isLate = asked !== undefined && (snapshot === null || snapshot < asked)
     const found = isLate ? `${asked} or later` : snapshot
@@ -235,7 +241,7 @@ function addAccounts({ accounts, heard, fetched }: Facts, observed: Observed, ad
   for (const { did, handle } of accounts) {
     const account = heard.accounts.get(did)
     const hasEvents = account !== undefined || heard.identities.has(did) || heard.revs.has(did)
-    const wasFetched = fetched.has(did) || observed.snapshotRev.has(did)
+    const wasFetched = fetched?.has(did) || observed.snapshotRev.has(did)
     if (!hasEvents && !wasFetched) continue
     const upstreamStatus = account === undefined ? null : hidingStatus(account)
     add('actor', { did, handle, upstreamStatus, trustedVerifier: false })

@@ -12,7 +12,7 @@ export interface Heard {
   note(type: string, body: LexMap): void
   /** The CID of every commit, by `did rev`. */
   readonly commits: ReadonlyMap<string, string>
-  /** The rev of each account's newest commit that changed a record. */
+  /** The rev of each account's newest commit that changed a record of a collection followed. */
   readonly revs: ReadonlyMap<string, string>
   /** The rev at which each URI was last deleted. */
   readonly deletions: ReadonlyMap<string, string>
@@ -40,10 +40,16 @@ export function createHeard(): Heard {
     if (type !== '#commit') return
     commits.set(`${did} ${rev}`, String(body['commit']))
     const ops = body['ops'] as { action: string; path: string }[]
-    if (ops.length > 0) revs.set(did, rev)
+    if (ops.some(({ path }) => isFollowed(path))) revs.set(did, rev)
     for (const { action, path } of ops) {
       if (action === 'delete') deletions.set(`at://${did}/${path}`, rev)
     }
   }
   return { note, commits, revs, deletions, accounts, identities }
+}
+
+/** Whether an ingester that is not told otherwise hands it on. */
+function isFollowed(path: string): boolean {
+  const collection = path.split('/')[0] ?? ''
+  return /^(app|chat)\.bsky\./.test(collection) || collection === 'com.germnetwork.declaration'
 }
