@@ -6,8 +6,9 @@ import type { Room } from './room.ts'
 import type { Target } from './targets.ts'
 
 const services: readonly Service[] = ['ingester', 'indexer', 'backfiller']
-/** So long a worker may live before it passes its point. */
-const lifeMs = 45_000
+/** So long a worker may live before it passes its point; then it is started again, so often. */
+const lifeMs = 60_000
+const lives = 3
 const outputKept = 4_000
 
 export interface ChainOptions {
@@ -30,6 +31,7 @@ export async function runChains(room: Room, options: ChainOptions): Promise<Hits
     const random = room.random.fork(service)
     const mine = options.targets.filter((target) => target.service === service)
     for (let round = 0; round < options.times; round += 1) {
+      if (options.times > 1) console.log(`${service}: round ${round + 1} of ${options.times}`)
       for (const target of shuffled(mine, random)) {
         failed.signal.throwIfAborted()
         await kill(room, target, { round, random, signal: failed.signal })
@@ -62,16 +64,19 @@ async function kill(
 ): Promise<void> {
   const { service, point } = target
   const stream = target.streams[round % target.streams.length]
-  await target.prepare(room, stream)
   const place = `${point}${stream === undefined ? '' : `@${stream}`}`
-  const at = `${place}:${1 + random.below(target.most)}`
-  const env = { ...room.environmentOf(service), SLUICE_CRASH_AT: at }
-  const death = await deathOf(service, env, signal)
-  signal.throwIfAborted()
-  if (death.signal === 'SIGKILL' && death.output.includes(`crash point ${place}`)) return
-  throw new Error(
-    `the ${service} did not die at ${at} (${death.signal ?? death.code}):\n${death.output}`,
-  )
+  for (let life = 1; ; life += 1) {
+    await target.prepare(room, stream)
+    const at = `${place}:${1 + random.below(target.most)}`
+    const env = { ...room.environmentOf(service), SLUICE_CRASH_AT: at }
+    const death = await deathOf(service, env, signal)
+    signal.throwIfAborted()
+    const killed = death.signal === 'SIGKILL'
+    if (killed && death.output.includes(`crash point ${place}`)) return
+    const what = `the ${service} did not die at ${at} (${death.signal ?? death.code})`
+    if (!killed || life === lives) throw new Error(`${what}:\n${death.output}`)
+    console.log(`${what}: once more`)
+  }
 }
 
 /** Starts a worker and waits for its end, which comes by SIGKILL at the latest when its time is up. */
