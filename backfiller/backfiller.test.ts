@@ -76,6 +76,7 @@ test('only collections in scope are handed over, and the count and the scope say
     complete: true,
     records: events.length - 1,
     scope: scope.split(','),
+    collections: countsOf(events.slice(0, -1)),
   })
   expect(await backfiller.metric('backfiller_records_filtered_total')).toBe(
     little.records - events.length + 1,

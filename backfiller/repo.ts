@@ -52,6 +52,8 @@ export interface Trace {
 
 /** An append is at most this much JSON, whatever the number of records, except for a single one. */
 const maxBatchBytes = 4 * 1024 * 1024
+/** The word that a snapshot is complete counts its records by collection, unless there are more. */
+const maxCounted = 1_000
 /** How often a repo is handed over again because Redis has gone back. */
 const maxRewinds = 10
 /** Records looked at between two chances for others to run. */
@@ -229,6 +231,7 @@ async function appendAll(
   let entries: string[][] = []
   let bytes = 0
   let records = 0
+  const counts = new Map<string, number>()
   let steps = 0
   const flush = async () => {
     signal.throwIfAborted()
@@ -255,11 +258,14 @@ async function appendAll(
       entries.push(entry)
       bytes += size
       records += 1
+      const { collection } = found
+      if (counts.size <= maxCounted) counts.set(collection, (counts.get(collection) ?? 0) + 1)
       metrics.extracted.inc()
     }
   }
   if (entries.length >= batchSize) await chunk()
-  entries.push(encodeEvent({ type: 'repo', ...head, complete: { records, scope } }))
+  const counted = counts.size <= maxCounted ? { collections: Object.fromEntries(counts) } : {}
+  entries.push(encodeEvent({ type: 'repo', ...head, complete: { records, scope, ...counted } }))
   crashPoint('backfiller.before-complete')
   await flush()
   crashPoint('backfiller.completed')

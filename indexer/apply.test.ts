@@ -326,6 +326,30 @@ describe('a snapshot', () => {
     expect(await outcomes(later)).toEqual(['stale'])
   })
 
+  test('of which records are lacking deletes nothing and is set aside', async () => {
+    await indexer.applyEach([kept, dropped])
+    const refused = aPost({ by: alice, rev: 5, rkey: tid(77) }, { text: 7 })
+    const snapshot = aSnapshot(alice, 5, [kept, newer, refused])
+    await indexer.applyEach(snapshot.records.filter(({ rkey }) => rkey !== newer.rkey))
+    expect(await outcomes(snapshot.complete)).toEqual([
+      { deadLetter: expect.objectContaining({ reason: 'snapshot-incomplete' }) },
+    ])
+    expect(await rows('select uri from record')).toHaveLength(2)
+    await indexer.applyEach(snapshot.records)
+    expect(await outcomes(snapshot.complete)).toEqual(['applied'])
+    expect(await rows('select uri from record order by uri')).toHaveLength(2)
+    expect(await rows(`select uri from record where uri = '${uri(dropped)}'`)).toEqual([])
+  })
+
+  test('lacks nothing that was deleted since, is not indexed, or is covered by a newer one', async () => {
+    const other = aRecord('com.example.other', {}, { by: alice, rev: 2 })
+    const snapshot = aSnapshot(alice, 5, [kept, dropped, other])
+    await indexer.applyEach([aDeleteOf(kept, 7), ...snapshot.records])
+    await indexer.applyEach([aSnapshot(alice, 6, [], [dropped.collection]).complete])
+    expect(await outcomes(snapshot.complete)).toEqual(['applied'])
+    expect(await rows('select uri from record')).toEqual([])
+  })
+
   test('that is older than another changes nothing', async () => {
     const second = aSnapshot(alice, 8, [newer])
     await indexer.applyEach([...second.records, second.complete])

@@ -24,7 +24,7 @@ import {
   snapshotRev,
 } from './repos.ts'
 import { type Claim, type CollectionChange, changeRows } from './rows.ts'
-import { missingFrom, noteSnapshot } from './snapshot.ts'
+import { missingFrom, type Noted, noteSnapshot } from './snapshot.ts'
 import { partsOf } from './uri.ts'
 import { deleteRows, insertRows, relation } from './write.ts'
 
@@ -130,7 +130,7 @@ class Batch {
       const change = changes[index]
       if (change) return outcomeOf(change, decisions)
       if (isRecordEvent(event)) return 'refused:collection'
-      if (isComplete(event)) return completed.has(event) ? 'applied' : 'stale'
+      if (isComplete(event)) return outcomeOfSnapshot(completed.get(event) ?? 'known')
       if (isHostedEvent(event)) return news.has(event) ? 'applied' : 'stale'
       return moved.has(event.did) ? 'applied' : 'stale'
     })
@@ -240,26 +240,28 @@ class Batch {
   }
 
   /** A collection that is indexed no more is not in a snapshot's events, and yet not gone. */
-  readonly #isIndexed = (uri: string) => this.#options.scope(partsOf(uri).collection)
+  readonly #isIndexed = (collection: string) => this.#options.scope(collection)
 
-  /** Returns the snapshots that were news. */
+  /** Returns what each of them was. */
   async #applySnapshots(
     events: readonly (RepoEvent & Required<Pick<RepoEvent, 'complete'>>)[],
-  ): Promise<ReadonlySet<Event>> {
-    const news = new Set<Event>()
+  ): Promise<ReadonlyMap<Event, Noted>> {
+    const results = new Map<Event, Noted>()
     for (const event of [...events].sort((a, b) => compareText(a.did, b.did))) {
       const { did, rev } = event
       const { scope } = event.complete
       crashPoint('indexer.before-snapshot')
-      if (!(await noteSnapshot(this.#sql, did, rev, scope))) continue
-      news.add(event)
-      const missing = (await missingFrom(this.#sql, did, rev, scope)).filter(this.#isIndexed)
+      const noted = await noteSnapshot(this.#sql, event, this.#isIndexed)
+      results.set(event, noted)
+      if (noted !== 'noted') continue
+      const stored = await missingFrom(this.#sql, did, rev, scope)
+      const missing = stored.filter((uri) => this.#isIndexed(partsOf(uri).collection))
       for (let start = 0; start < missing.length; start += portion) {
         await this.#forget(missing.slice(start, start + portion))
       }
       crashPoint('indexer.snapshot-noted')
     }
-    return news
+    return results
   }
 
   /** Removes records without a tombstone: the repo's snapshot stands for it. */
@@ -281,6 +283,13 @@ function claimOf({ uri, did, cid, indexedAt, came }: CameChange): Claim[] {
   if (row === null) return []
   const rkey = uri.slice(uri.lastIndexOf('/') + 1)
   return [{ subject: { uri, did, rkey, cid, indexedAt }, came: { ...came, row } }]
+}
+
+/** Deletions that follow from a snapshot with holes would take what should stay. */
+function outcomeOfSnapshot(noted: Noted): Outcome {
+  if (typeof noted === 'string') return noted === 'noted' ? 'applied' : 'stale'
+  const error = `${noted} records of the snapshot were not applied: nothing is deleted by it`
+  return { deadLetter: { reason: 'snapshot-incomplete', error } }
 }
 
 /** A refused record is refused whether or not it took older rows away. */

@@ -108,9 +108,11 @@ export function aSnapshot(
     commit: cidOf(encodeCbor(`commit ${by} ${rev}`)),
     rev: tid(rev),
   }
+  const collections: Record<string, number> = {}
+  for (const { collection } of records) collections[collection] = (collections[collection] ?? 0) + 1
   return {
     records: records.map((event) => ({ ...event, ...head, type: 'create' })),
-    complete: { type: 'repo', ...head, complete: { records: records.length, scope } },
+    complete: { type: 'repo', ...head, complete: { records: records.length, scope, collections } },
   }
 }
 

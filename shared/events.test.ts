@@ -156,7 +156,11 @@ describe('writing', () => {
   })
 
   test('what is written is read back the same', () => {
-    const complete = { records: 2, scope: ['app.bsky.*', 'com.example.thing'] }
+    const complete = {
+      records: 2,
+      scope: ['app.bsky.*', 'com.example.thing'],
+      collections: { 'com.example.thing': 2 },
+    }
     const events: Event[] = [
       aLike,
       { ...aLike, type: 'update' },

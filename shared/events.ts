@@ -30,10 +30,18 @@ export interface DeleteEvent extends CommitEvent {
   rkey: string
 }
 
+/** What a snapshot of a whole repo held. */
+export interface Complete {
+  records: number
+  scope: readonly string[]
+  /** The records of each collection, where those are not too many to tell: they add up to `records`. */
+  collections?: Readonly<Record<string, number>>
+}
+
 /** That a repo was read at a rev; with `complete`, the last word of a snapshot of all of it. */
 export interface RepoEvent extends CommitEvent {
   type: 'repo'
-  complete?: { records: number; scope: readonly string[] }
+  complete?: Complete
 }
 
 export interface AccountEvent {
@@ -250,10 +258,12 @@ function parseJson(value: string, name: string): unknown {
 }
 
 function objectOf(value: unknown, name: string): Json {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new InvalidEventError(`${name} is not an object`)
-  }
-  return value as Json
+  if (!isObject(value)) throw new InvalidEventError(`${name} is not an object`)
+  return value
+}
+
+function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function textOf(json: Json, key: string): string {
@@ -294,12 +304,17 @@ function recordOf(json: Json, cid: string): Json {
 
 function completeOf(json: Json): Pick<RepoEvent, 'complete'> {
   if (json['complete'] !== true) return {}
-  const { records, scope } = json
+  const { records, scope, collections } = json
   const isScope = Array.isArray(scope) && scope.every((part) => typeof part === 'string')
   if (!Number.isSafeInteger(records) || !isScope) {
     throw new InvalidEventError('a complete repo needs its number of records and its scope')
   }
-  return { complete: { records: records as number, scope } }
+  const complete = { records: records as number, scope }
+  return { complete: isCounts(collections) ? { ...complete, collections } : complete }
+}
+
+function isCounts(value: unknown): value is Record<string, number> {
+  return isObject(value) && Object.values(value).every((count) => Number.isSafeInteger(count))
 }
 
 function statusOf(json: Json): string | null {
