@@ -2,8 +2,14 @@
 import { EventEmitter, once } from 'node:events'
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
+import type { LexMap } from '@atproto/lex-data'
 import { type WebSocket, WebSocketServer } from 'ws'
+import type { FaultKind } from './faults.ts'
+import { type FrameFault, type FrameTarget, sendSpoilt } from './frame-faults.ts'
 import { errorFrame, messageFrame } from './frames.ts'
+import { subjectOf } from './lies.ts'
+import { createRandom, type Random } from './random.ts'
+import { createSwitches, type Fault, type Switches, type Taken, type When } from './switches.ts'
 import { createWindow, type ReplayWindow } from './window.ts'
 
 export interface EventStreamOptions {
@@ -17,12 +23,20 @@ export interface EventStreamOptions {
   /** A reader more bytes behind than this gets ConsumerTooSlow; leaving the window has the same end. */
   maxLagBytes: number
   pingMs: number
+  /** Draws the faults; their names begin with `host`. */
+  random?: Random
+  host?: string
+  /** A fault of the request with which a reader connects. */
+  takeUpgrade?: (request: IncomingMessage) => Taken<FaultKind> | undefined
 }
 
 interface Reader {
   socket: WebSocket
+  wire: Duplex
   /** Index in the window of the frame to send next. */
   next: number
+  /** A spoilt frame is under way to it: until it is there, none follows. */
+  busy: boolean
 }
 
 export class EventStream {
@@ -32,11 +46,14 @@ export class EventStream {
   readonly #changes = new EventEmitter()
   readonly #sockets = new WebSocketServer({ noServer: true, perMessageDeflate: false })
   readonly #pings: NodeJS.Timeout
+  readonly #faults: Switches<FrameTarget, FrameFault>
 
   constructor(options: EventStreamOptions) {
     this.#options = options
     this.#window = createWindow(options.windowBytes, options.firstSeq)
     this.#changes.setMaxListeners(0)
+    const { random = createRandom('frames'), host = 'stream' } = options
+    this.#faults = createSwitches(random, host)
     options.server.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head))
     this.#pings = setInterval(() => {
       for (const { socket } of this.#readers) socket.ping()
@@ -61,13 +78,16 @@ export class EventStream {
   /** Bytes that the slowest reader has still to be sent. */
   get lagBytes(): number {
     let lag = 0
-    for (const { next } of this.#readers) lag = Math.max(lag, this.#window.bytesFrom(next))
+    for (const { next, busy } of this.#readers) {
+      lag = Math.max(lag, this.#window.bytesFrom(busy ? next - 1 : next))
+    }
     return lag
   }
 
   /** Puts a frame into the window and sends it to every reader that keeps up. */
   append(frame: Uint8Array, seq: number | null): void {
     this.#window.append(frame, seq)
+    if (this.#faults.armed) this.#changes.emit('change')
     for (const reader of this.#readers) this.#pump(reader)
   }
 
@@ -91,6 +111,15 @@ export class EventStream {
     return this.#until(() => this.lagBytes <= bytes)
   }
 
+  /** Spoils frames on their way to each reader; by default each frame once. */
+  fault(target: FrameTarget, fault: FrameFault, when?: number | When): Fault {
+    return this.#faults.add(target, fault, when)
+  }
+
+  get faults(): readonly Fault[] {
+    return this.#faults.all
+  }
+
   /** Cuts every reader's connection; they may come back. */
   disconnect(): void {
     for (const { socket } of this.#readers) socket.terminate()
@@ -110,16 +139,18 @@ export class EventStream {
     const url = new URL(request.url ?? '/', 'http://loopback')
     const cursor = parseCursor(url.searchParams.get('cursor'))
     socket.on('error', () => socket.destroy())
+    const taken = this.#options.takeUpgrade?.(request)
+    if (taken !== undefined && spoilUpgrade(taken, socket)) return
     if (url.pathname !== `/xrpc/${this.#options.method}`) {
       refuse(socket, '404 Not Found', 'NotFound')
     } else if (cursor === 'invalid') {
       refuse(socket, '400 Bad Request', 'InvalidRequest')
     } else {
-      this.#sockets.handleUpgrade(request, socket, head, (ws) => this.#accept(ws, cursor))
+      this.#sockets.handleUpgrade(request, socket, head, (ws) => this.#accept(ws, socket, cursor))
     }
   }
 
-  #accept(socket: WebSocket, cursor: number | null): void {
+  #accept(socket: WebSocket, wire: Duplex, cursor: number | null): void {
     socket.on('error', () => socket.terminate())
     if (cursor !== null && cursor > this.lastSeq) {
       dismiss(socket, 'FutureCursor', 'Cursor in the future.')
@@ -131,7 +162,7 @@ export class EventStream {
       socket.send(messageFrame('#info', { name: 'OutdatedCursor', message }))
     }
     const next = cursor === null ? this.#window.end : this.#window.find(cursor)
-    const reader = { socket, next }
+    const reader = { socket, wire, next, busy: false }
     this.#readers.add(reader)
     socket.on('close', () => {
       this.#readers.delete(reader)
@@ -144,7 +175,7 @@ export class EventStream {
   #pump(reader: Reader): void {
     const { socket } = reader
     const { maxBufferedBytes, maxLagBytes } = this.#options
-    if (socket.readyState !== socket.OPEN) return
+    if (reader.busy || socket.readyState !== socket.OPEN) return
     if (reader.next < this.#window.start || this.#window.bytesFrom(reader.next) > maxLagBytes) {
       this.#readers.delete(reader)
       this.#changes.emit('change')
@@ -154,12 +185,76 @@ export class EventStream {
     while (socket.bufferedAmount < maxBufferedBytes) {
       const entry = this.#window.at(reader.next)
       if (entry === undefined) break
-      reader.next++
+      const index = reader.next++
+      const taken = this.#faults.armed ? this.#take(entry.frame, index) : undefined
+      if (taken !== undefined) {
+        this.#spoil(reader, entry.frame, taken)
+        break
+      }
       // Only the frame that fills the buffer calls back: one wake-up per buffer, not one per frame.
       const full = socket.bufferedAmount + entry.frame.length >= maxBufferedBytes
       socket.send(entry.frame, full ? () => this.#pump(reader) : undefined)
     }
     this.#changes.emit('change')
+  }
+
+  #take(frame: Uint8Array, index: number): Taken<FrameFault> | undefined {
+    const { type, did } = subjectOf(frame)
+    const fits = (target: FrameTarget) =>
+      (target.did ?? did) === did && (target.type ?? type) === type
+    return this.#faults.take(fits, String(index))
+  }
+
+  /** Nothing else goes to the reader until the spoilt frame has. */
+  #spoil(reader: Reader, frame: Uint8Array, taken: Taken<FrameFault>): void {
+    const { socket, wire } = reader
+    reader.busy = true
+    const before = (did: string) => this.#commitBefore(did, reader.next - 1)
+    const following = async (withinMs: number) => {
+      const late = AbortSignal.timeout(withinMs)
+      while (this.#window.end <= reader.next && !late.aborted && this.#readers.has(reader)) {
+        await once(this.#changes, 'change', { signal: late }).catch(() => undefined)
+      }
+      const entry = this.#window.at(reader.next)
+      if (entry !== undefined) reader.next++
+      return entry?.frame ?? null
+    }
+    sendSpoilt(taken, { socket, wire, frame, before, following })
+      .catch(() => socket.terminate())
+      .finally(() => {
+        reader.busy = false
+        this.#changes.emit('change')
+        this.#pump(reader)
+      })
+  }
+
+  /** The body of the account's newest commit before the frame at an index. */
+  #commitBefore(did: string, index: number): LexMap | null {
+    for (let at = index - 1; at >= this.#window.start; at--) {
+      const entry = this.#window.at(at)
+      const subject = entry && subjectOf(entry.frame)
+      if (subject?.type === '#commit' && subject.did === did) return subject.body
+    }
+    return null
+  }
+}
+
+/** Whether the reader got no connection. */
+function spoilUpgrade({ fault, fire }: Taken<FaultKind>, socket: Duplex): boolean {
+  switch (fault.kind) {
+    case 'status':
+      fire()
+      refuse(socket, `${fault.status} Refused`, fault.error ?? 'Refused', fault.headers)
+      return true
+    case 'drop':
+      fire()
+      socket.destroy()
+      return true
+    case 'hang':
+      fire()
+      return true
+    default:
+      return false
   }
 }
 
@@ -168,9 +263,16 @@ function parseCursor(text: string | null): number | null | 'invalid' {
   return /^\d{1,15}$/.test(text) ? Number(text) : 'invalid'
 }
 
-function refuse(socket: Duplex, status: string, error: string): void {
+function refuse(
+  socket: Duplex,
+  status: string,
+  error: string,
+  headers: Record<string, string> = {},
+): void {
   const body = JSON.stringify({ error, message: error })
-  const head = `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\nconnection: close`
+  const more = Object.entries(headers).map(([name, value]) => `\r\n${name}: ${value}`)
+  const type = 'content-type: application/json\r\nconnection: close'
+  const head = `HTTP/1.1 ${status}\r\n${type}${more.join('')}`
   socket.end(`${head}\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
 }
 

@@ -114,7 +114,8 @@ export function limitOf(
   return limit
 }
 
-function parseRequest(incoming: IncomingMessage): Request {
+/** What is asked for. */
+export function parseRequest(incoming: IncomingMessage): Request {
   const url = new URL(incoming.url ?? '/', 'http://loopback')
   const hostname = (incoming.headers.host ?? '').replace(/:\d+$/, '').toLowerCase()
   return { method: incoming.method ?? 'GET', path: url.pathname, query: url.searchParams, hostname }

@@ -3,8 +3,12 @@ import type { Keypair } from '@atproto/crypto'
 import { encode } from '@atproto/lex-cbor'
 import type { Clock } from './clock.ts'
 import { EventStream } from './eventstream.ts'
+import { createFaults, type FaultKind, type Faults, type FaultTarget } from './faults.ts'
+import type { FrameFault, FrameTarget } from './frame-faults.ts'
 import { messageFrame } from './frames.ts'
-import { limitOf, listen, type Reply, type Request, XrpcError } from './http.ts'
+import { limitOf, listen, parseRequest, type Reply, type Request, XrpcError } from './http.ts'
+import type { Random } from './random.ts'
+import type { Fault, When } from './switches.ts'
 
 export interface Label {
   ver: 1
@@ -35,6 +39,12 @@ export interface Labeler {
   subscribed(count?: number): Promise<void>
   delivered(): Promise<void>
   disconnect(): void
+  /** Spoils answers, and by the method `subscribeLabels` the connecting of readers. */
+  fault(target: FaultTarget, fault: FaultKind, when?: number | When): Fault
+  /** Spoils frames on their way to each reader. */
+  frameFault(target: FrameTarget, fault: FrameFault, when?: number | When): Fault
+  /** Every fault that was ever switched on. */
+  readonly faults: readonly Fault[]
   close(): Promise<void>
 }
 
@@ -47,12 +57,15 @@ export interface LabelerOptions {
   identify: (url: string) => Promise<string>
   firstSeq?: number
   windowBytes?: number
+  faults?: Faults
+  random?: Random
 }
 
 export async function startLabeler(options: LabelerOptions): Promise<Labeler> {
   const { clock, key, identify, firstSeq = 1, windowBytes = 16 * 1024 * 1024 } = options
+  const { faults = createFaults(), random } = options
   const labels: Label[] = []
-  const listener = await listen({ answer: (request) => answer(request, labels) })
+  const listener = await listen({ answer: (request) => answer(request, labels), faults })
   const did = await identify(listener.url)
   const stream = new EventStream({
     method: 'com.atproto.label.subscribeLabels',
@@ -62,6 +75,9 @@ export async function startLabeler(options: LabelerOptions): Promise<Labeler> {
     maxBufferedBytes: 1024 * 1024,
     maxLagBytes: windowBytes,
     pingMs: 30_000,
+    host: 'labeler frames',
+    ...(random !== undefined && { random }),
+    takeUpgrade: (request) => faults.take(parseRequest(request)),
   })
 
   const sign = async (claim: LabelClaim): Promise<Label> => {
@@ -89,6 +105,11 @@ export async function startLabeler(options: LabelerOptions): Promise<Labeler> {
     subscribed: (count) => stream.subscribed(count),
     delivered: () => stream.delivered(),
     disconnect: () => stream.disconnect(),
+    fault: faults.add,
+    frameFault: (target, fault, when) => stream.fault(target, fault, when),
+    get faults() {
+      return [...faults.all, ...stream.faults]
+    },
     async close() {
       stream.close()
       await listener.close()

@@ -5,6 +5,7 @@ import { Account, type ExpectedRecord } from './account.ts'
 import { type Clock, steppedClock } from './clock.ts'
 import { createDirectory, type Directory } from './directory.ts'
 import { accountData } from './documents.ts'
+import { createFaults } from './faults.ts'
 import { type Labeler, startLabeler } from './labeler.ts'
 import { type Pds, type RateLimit, startPds } from './pds.ts'
 import { type HandleResolver, type Plc, startHandleResolver, startPlc } from './plc.ts'
@@ -12,6 +13,7 @@ import { createRandom, type Random } from './random.ts'
 import { type Curve, createKey, createRegistrar, type IdentityData } from './registrar.ts'
 import { type CrawledHost, type Relay, type RelayOptions, startRelay } from './relay.ts'
 import type { HostedRepo } from './repos.ts'
+import type { Fault } from './switches.ts'
 
 /** A relay of the network. */
 export interface RelaySettings extends Omit<RelayOptions, 'clock' | 'repos' | 'hosts'> {
@@ -96,6 +98,8 @@ export interface Network extends AsyncDisposable {
   reactivate(did: string): Promise<void>
   /** Sends `#account` with `deleted`; its records are gone, with `identity` its DID as well. */
   deleteAccount(did: string, options?: { identity?: boolean }): Promise<void>
+  /** Every fault that was ever switched on, at any host. */
+  faults(): Fault[]
   /** Stops everything: no port, socket or timer is left. */
   close(): Promise<void>
 }
@@ -118,12 +122,17 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
   const homes = new Map<string, Pds>()
   let unnamed = 0
 
-  const plc = await startPlc(directory)
-  const handleResolver = await startHandleResolver(directory)
+  const chance = random.fork('faults')
+  const faultsOf = (host: string) => createFaults(chance, host)
+  const plc = await startPlc(directory, faultsOf('plc'))
+  const handleResolver = await startHandleResolver(directory, faultsOf('handle resolver'))
   const limits = options.rateLimit && { rateLimit: options.rateLimit }
-  const first = await startPds({ directory, ...limits })
+  const first = await startPds({ directory, faults: faultsOf('pds'), ...limits })
   const pds: [Pds, ...Pds[]] = [first]
-  while (pds.length < (options.pds ?? 1)) pds.push(await startPds({ directory, ...limits }))
+  while (pds.length < (options.pds ?? 1)) {
+    const faults = faultsOf(`pds ${pds.length + 1}`)
+    pds.push(await startPds({ directory, faults, ...limits }))
+  }
   const registrar = await createRegistrar({ directory, clock, random })
   const sent = new Map<Pds, number>()
 
@@ -148,18 +157,26 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     const crawled = pds.filter((_, number) => numbers?.includes(number) ?? true)
     const repos = () => reposOf(crawled)
     const hosts = () => crawled.map(hostOf)
-    return { relay: await startRelay({ ...settings, clock, repos, hosts }), crawled }
+    return {
+      relay: await startRelay({ random: chance, ...settings, clock, repos, hosts }),
+      crawled,
+    }
   }
   const [firstSettings, ...otherSettings] = options.relays ?? [options.relay ?? {}]
   const firstCrawler = await openRelay(firstSettings)
   const crawlers = [firstCrawler]
-  for (const settings of otherSettings) crawlers.push(await openRelay(settings))
+  for (const settings of otherSettings) {
+    const name = `relay ${crawlers.length + 1}`
+    crawlers.push(await openRelay({ name, ...settings }))
+  }
   const { relay } = firstCrawler
   const relays: Network['relays'] = [relay, ...crawlers.slice(1).map(({ relay }) => relay)]
   const labelKey = await createKey(random.fork('labeler'), 'k256')
   const labeler = await startLabeler({
     clock,
     key: labelKey,
+    faults: faultsOf('labeler'),
+    random: chance,
     identify: (url) => registrar.register(labelerData(labelKey, url), 'plc'),
     ...(options.labelerFirstSeq !== undefined && { firstSeq: options.labelerFirstSeq }),
   })
@@ -306,6 +323,8 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     migrate,
     reactivate: announce,
     deleteAccount,
+    faults: () =>
+      [...relays, labeler, ...pds, handleResolver, plc].flatMap(({ faults }) => [...faults]),
     close,
     [Symbol.asyncDispose]: close,
   }

@@ -1,9 +1,10 @@
 /** A PDS: repos as CARs, their list and status, handles; XRPC errors and rate limits as the real ones. */
 
 import type { Directory } from './directory.ts'
-import { createFaults, type Fault, type FaultKind, type FaultTarget } from './faults.ts'
+import { createFaults, type FaultKind, type Faults, type FaultTarget } from './faults.ts'
 import { limitOf, listen, type Reply, type Request, required, XrpcError } from './http.ts'
 import { givenRepo, type HostedRepo, repoView } from './repos.ts'
+import type { Fault, When } from './switches.ts'
 
 export interface RateLimit {
   /** Requests in a window. */
@@ -16,6 +17,7 @@ export interface PdsOptions {
   /** For all methods together; default 1,000,000 in 5 minutes, so that only its headers show. */
   rateLimit?: RateLimit
   port?: number
+  faults?: Faults
 }
 
 export interface Pds {
@@ -33,7 +35,9 @@ export interface Pds {
   adopt(repo: HostedRepo): void
   /** What the host says of an account from now on. */
   setStatus(did: string, status: { active: boolean; status?: string | null }): void
-  fault(target: FaultTarget, fault: FaultKind, times?: number): Fault
+  fault(target: FaultTarget, fault: FaultKind, when?: number | When): Fault
+  /** Every fault that was ever switched on. */
+  readonly faults: readonly Fault[]
   close(): Promise<void>
 }
 
@@ -47,7 +51,7 @@ export async function startPds(options: PdsOptions): Promise<Pds> {
   const { directory, rateLimit = { limit: 1_000_000, windowMs: 300_000 }, port = 0 } = options
   const hosted = new Map<string, Hosted>()
   const requests = new Map<string, number>()
-  const faults = createFaults()
+  const { faults = createFaults() } = options
   const take = createLimiter(rateLimit)
 
   const answer = async (request: Request): Promise<Reply> => {
@@ -144,7 +148,8 @@ export async function startPds(options: PdsOptions): Promise<Pds> {
       if (entry === undefined) throw new RangeError(`${did} is not hosted here`)
       entry.said = active && status === null ? null : { active, status }
     },
-    fault: (target, fault, times) => faults.add(target, fault, times),
+    fault: faults.add,
+    faults: faults.all,
     close: () => listener.close(),
   }
 }

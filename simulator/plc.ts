@@ -1,8 +1,9 @@
 /** A PLC directory, and the place where handles resolve. */
 import type { Directory } from './directory.ts'
 import { type DidDocument, latestData, type PlcEntry, withPds } from './documents.ts'
-import { createFaults, type Fault, type FaultKind, type FaultTarget } from './faults.ts'
+import { createFaults, type FaultKind, type FaultTarget } from './faults.ts'
 import { limitOf, listen, type Reply, type Request, required, XrpcError } from './http.ts'
+import type { Fault, When } from './switches.ts'
 
 export interface Plc {
   /** `http://127.0.0.1:port` */
@@ -11,13 +12,14 @@ export interface Plc {
   serve(document: DidDocument, options?: { pds?: string }): void
   /** Serves a given audit log and what follows from it. */
   serveLog(entries: readonly PlcEntry[]): void
-  fault(target: FaultTarget, fault: FaultKind, times?: number): Fault
+  fault(target: FaultTarget, fault: FaultKind, when?: number | When): Fault
+  /** Every fault that was ever switched on. */
+  readonly faults: readonly Fault[]
   close(): Promise<void>
 }
 
-export async function startPlc(directory: Directory, port = 0): Promise<Plc> {
-  const faults = createFaults()
-  const listener = await listen({ answer: (request) => answer(request, directory), faults, port })
+export async function startPlc(directory: Directory, faults = createFaults()): Promise<Plc> {
+  const listener = await listen({ answer: (request) => answer(request, directory), faults })
   return {
     url: listener.url,
     serve: (document, { pds } = {}) =>
@@ -25,7 +27,8 @@ export async function startPlc(directory: Directory, port = 0): Promise<Plc> {
     serveLog(entries) {
       for (const entry of entries) directory.append(entry)
     },
-    fault: (target, fault, times) => faults.add(target, fault, times),
+    fault: faults.add,
+    faults: faults.all,
     close: () => listener.close(),
   }
 }
@@ -33,11 +36,18 @@ export async function startPlc(directory: Directory, port = 0): Promise<Plc> {
 export interface HandleResolver {
   /** Answers `resolveHandle`, and `/.well-known/atproto-did` by its Host header, for every account. */
   readonly url: string
+  fault(target: FaultTarget, fault: FaultKind, when?: number | When): Fault
+  /** Every fault that was ever switched on. */
+  readonly faults: readonly Fault[]
   close(): Promise<void>
 }
 
-export async function startHandleResolver(directory: Directory): Promise<HandleResolver> {
+export async function startHandleResolver(
+  directory: Directory,
+  faults = createFaults(),
+): Promise<HandleResolver> {
   const listener = await listen({
+    faults,
     answer: ({ path, query, hostname }) => {
       const wellKnown = path === '/.well-known/atproto-did'
       if (!wellKnown && path !== '/xrpc/com.atproto.identity.resolveHandle') {
@@ -49,7 +59,8 @@ export async function startHandleResolver(directory: Directory): Promise<HandleR
       throw new XrpcError(400, 'InvalidRequest', 'Unable to resolve handle')
     },
   })
-  return { url: listener.url, close: () => listener.close() }
+  const { add, all } = faults
+  return { url: listener.url, fault: add, faults: all, close: () => listener.close() }
 }
 
 function answer({ path, query }: Request, directory: Directory): Reply {

@@ -4,10 +4,21 @@ import { setTimeout as delay, setImmediate } from 'node:timers/promises'
 import type { LexMap } from '@atproto/lex-data'
 import type { Clock } from './clock.ts'
 import { EventStream } from './eventstream.ts'
-import { createFaults, type Fault, type FaultKind, type FaultTarget } from './faults.ts'
+import { createFaults, type FaultKind, type FaultTarget } from './faults.ts'
+import type { FrameFault, FrameTarget } from './frame-faults.ts'
 import { frameSeq, messageFrame } from './frames.ts'
-import { limitOf, listen, type Reply, type Request, required, XrpcError } from './http.ts'
+import {
+  limitOf,
+  listen,
+  parseRequest,
+  type Reply,
+  type Request,
+  required,
+  XrpcError,
+} from './http.ts'
+import { createRandom, type Random } from './random.ts'
 import { type HostedRepo, repoView } from './repos.ts'
+import type { Fault, When } from './switches.ts'
 
 export interface RelayOptions {
   clock: Clock
@@ -28,6 +39,9 @@ export interface RelayOptions {
   /** Default 30 s. */
   pingMs?: number
   port?: number
+  /** The name of its faults; default `relay`. */
+  name?: string
+  random?: Random
 }
 
 /** A host as `listHosts` shows it. */
@@ -66,7 +80,12 @@ export interface Relay {
   delivered(): Promise<void>
   /** Cuts every reader's connection; they may come back. */
   disconnect(): void
-  fault(target: FaultTarget, fault: FaultKind, times?: number): Fault
+  /** Spoils answers, and by the method `subscribeRepos` the connecting of readers. */
+  fault(target: FaultTarget, fault: FaultKind, when?: number | When): Fault
+  /** Spoils frames on their way to each reader. */
+  frameFault(target: FrameTarget, fault: FrameFault, when?: number | When): Fault
+  /** Every fault that was ever switched on. */
+  readonly faults: readonly Fault[]
   close(): Promise<void>
 }
 
@@ -74,7 +93,8 @@ const defaultWindow = 64 * 1024 * 1024
 
 export async function startRelay(options: RelayOptions): Promise<Relay> {
   const { clock, lagMs = 0, firstSeq = 1, windowBytes = defaultWindow, port = 0 } = options
-  const faults = createFaults()
+  const { name = 'relay', random = createRandom('relay') } = options
+  const faults = createFaults(random, name)
   const listener = await listen({ answer: (request) => answer(request, options), faults, port })
   const stream = new EventStream({
     method: 'com.atproto.sync.subscribeRepos',
@@ -84,6 +104,9 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
     maxBufferedBytes: options.maxBufferedBytes ?? 1024 * 1024,
     maxLagBytes: options.maxLagBytes ?? windowBytes,
     pingMs: options.pingMs ?? 30_000,
+    random: random.fork('frames'),
+    host: `${name} frames`,
+    takeUpgrade: (request) => faults.take(parseRequest(request)),
   })
   const late = createLag(lagMs)
 
@@ -122,7 +145,11 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
       await stream.delivered()
     },
     disconnect: () => stream.disconnect(),
-    fault: (target, fault, times) => faults.add(target, fault, times),
+    fault: faults.add,
+    frameFault: (target, fault, when) => stream.fault(target, fault, when),
+    get faults() {
+      return [...faults.all, ...stream.faults]
+    },
     async close() {
       late.close()
       stream.close()
