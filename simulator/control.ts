@@ -1,6 +1,7 @@
 /** Faults of a simulated network, switched by messages of the process that started it. */
-import type { Fault, FaultKind } from './faults.ts'
+import type { FaultKind } from './faults.ts'
 import type { Network } from './network.ts'
+import type { Fault } from './switches.ts'
 
 /** What may be asked of the network; each ask has a number that comes back with its answer. */
 export type Ask =
