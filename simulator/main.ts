@@ -51,7 +51,8 @@ process.on('message', (message) => {
   const answer = control(message)
   if (answer !== null) process.send?.(answer)
 })
-const world = createWorld(network)
+// Once in some half a minute of the default rate each kind of change befalls an account.
+const world = createWorld(network, { changesEvery: 5 })
 await world.populate({ accounts: 0, older, history })
 if (process.send) process.send({ ready })
 else console.log(JSON.stringify({ ready }))
