@@ -200,10 +200,10 @@ async function waitForTables(worker: Worker<typeof options>, sql: Sql): Promise<
 }
 
 /** An older indexer may have read the labels under another group: ours then begins anew, or misses it. */
-async function warnOfOtherLabelGroups(
+export async function warnOfOtherLabelGroups(
   redis: Redis,
-  { labelGroup }: Config,
-  { log, signal }: Worker<typeof options>,
+  { labelGroup }: Pick<Config, 'labelGroup'>,
+  { log, signal }: Pick<Worker<typeof options>, 'log' | 'signal'>,
 ): Promise<void> {
   const stream = streamNames.labels
   const read = async () =>

@@ -1,5 +1,8 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { Label, LabelEvent } from '../shared/events.ts'
+import { createLog } from '../shared/log.ts'
+import { testRedis } from '../test/servers/redis.ts'
+import { warnOfOtherLabelGroups } from './indexer.ts'
 import { applyLabels } from './labels.ts'
 import { did, type TestIndexer, testIndexer } from './testing.ts'
 
@@ -88,4 +91,25 @@ test('a label whose time can not be read is refused, its neighbours are not', as
 test('text that Postgres can not hold is left out', async () => {
   await apply(event(aLabel(1, { val: 'sp\0am' })))
   expect(await stored()).toMatchObject([{ val: 'spam' }])
+})
+
+test('that another group holds the progress of the labels is told, until ours is there', async () => {
+  await using server = await testRedis()
+  const { redis } = server
+  const lines: string[] = []
+  const log = createLog('indexer', 'warn', { write: (line: string) => void lines.push(line) })
+  const warn = () =>
+    warnOfOtherLabelGroups(
+      redis,
+      { labelGroup: 'ours' },
+      { log, signal: AbortSignal.timeout(9_000) },
+    )
+  await warn()
+  expect(lines).toEqual([])
+  await redis.xgroup('CREATE', 'label_live', 'rust_group', '0', 'MKSTREAM')
+  await warn()
+  expect(JSON.parse(lines.join())).toMatchObject({ group: 'ours', others: ['rust_group'] })
+  await redis.xgroup('CREATE', 'label_live', 'ours', '0')
+  await warn()
+  expect(lines).toHaveLength(1)
 })
