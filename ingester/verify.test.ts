@@ -148,3 +148,16 @@ test('what nobody foresaw in one message refuses that message, counted as a bug'
   const { values } = await verifier.metrics.refused.get()
   expect(values.find(({ labels }) => labels.reason === 'bug')?.value).toBe(12)
 })
+
+test.each([
+  ['deactivated', 0],
+  ['desynchronized', 1],
+  ['throttled', 1],
+])('a commit of an account that is %s gives %i entries', async (status, entries) => {
+  using verifier = aVerifier(await deadUrl(), { mode: 'none' })
+  const commit = messages.find((message) => message.type === 'commit')
+  if (commit?.type !== 'commit') throw new Error('no commit was recorded')
+  const { seq, time, did } = commit
+  await verifier.translate({ type: 'account', seq, time, did, active: false, status })
+  expect(await verifier.translate(commit)).toHaveLength(entries)
+})

@@ -24,6 +24,8 @@ const keyWithinMs = 5_000
 const lookUpsAtOnce = 64
 /** Whose #identity or inactive #account was seen lately. */
 const accountsRemembered = 100_000
+/** An account whose host can't serve all of it now goes on committing (spec: account, "status"). */
+const speaking: ReadonlySet<string> = new Set(['desynchronized', 'throttled'])
 /** A forged commit costs its account a look-up; a flood of them costs one in this time. */
 const refreshEveryMs = 10_000
 
@@ -195,7 +197,7 @@ export function createVerifier(options: VerifierOptions): Translate {
   }
 
   const account = ({ seq, time, did, active, status }: AccountMessage): readonly string[][] => {
-    if (active) inactive.delete(did)
+    if (active || speaking.has(status ?? '')) inactive.delete(did)
     else inactive.add(did)
     return [encodeEvent({ type: 'account', seq, time, did, active, status })]
   }
