@@ -213,6 +213,22 @@ test('what is given back comes again, and the delivery does not count', async ()
   expect(consumer.tries.map(([entry]) => entry?.deliveries)).toEqual([1, 1, 1, 1, 1, 1])
 })
 
+test('what is given back after a flush is no failure', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  await (await bed.producer()).append({ entries: events('late') })
+  const consumer = bed.consumer({
+    batchSize: 1, // no room left: nothing is read meanwhile, which would make the group again
+    apply: async (entries) => {
+      if (entries[0]?.event === 'late') await bed.redis.flushdb()
+      return entries.map(({ event }) => (event === 'late' ? 'pending' : 'applied'))
+    },
+  })
+  await eventually(() => consumer.tries.length).toBe(1)
+  await bed.redis.xadd(stream, '*', 'event', 'next')
+  await eventually(consumer.seen).toContain('next')
+})
+
 test('a database that is away is waited for, with the same batch', async () => {
   await using server = await testRedis()
   await using bed = testbed(server.url)

@@ -96,7 +96,12 @@ export async function keepFresh(place: Place, ids: readonly string[]): Promise<s
 export async function giveBack(place: Place, entry: { id: string; deliveries: number }) {
   const { redis, stream, group, name } = place
   const keys = [stream, ledgerKey(stream, group)]
-  await touch(redis, keys, [group, name, Math.max(0, entry.deliveries - 1), entry.id])
+  try {
+    await touch(redis, keys, [group, name, Math.max(0, entry.deliveries - 1), entry.id])
+  } catch (error) {
+    // After a flush there is nothing left to give it back to.
+    if (redisCode(error) !== 'NOGROUP') throw error
+  }
 }
 
 /** Counts that an entry is about to be opened alone; how often that never ended is one less. */
