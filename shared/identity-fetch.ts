@@ -27,6 +27,8 @@ export class FetchError extends Error {
 /** A DID document has a few hundred bytes; those of the directory stay below 10 KB. */
 const maxBodyBytes = 256 * 1024
 const maxRedirects = 5
+/** Idle connections kept to each host. */
+const maxIdle = 32
 
 export interface FetchOptions {
   /** Base URLs that the operator gave: exempt from the check of addresses, http allowed. */
@@ -79,7 +81,7 @@ export function createFetch({ trusted, allowPrivateHosts, signal: closing }: Fet
 }
 
 function agents(options: https.AgentOptions) {
-  const settings = { ...options, keepAlive: true, maxFreeSockets: 32 }
+  const settings = { ...options, keepAlive: true, maxFreeSockets: maxIdle }
   return { http: new http.Agent(settings), https: new https.Agent(settings) }
 }
 
@@ -141,7 +143,7 @@ async function get(url: URL, options: Get): Promise<Answer> {
   }
 }
 
-async function request(url: URL, options: Get, again = true): Promise<IncomingMessage> {
+async function request(url: URL, options: Get, tries = maxIdle): Promise<IncomingMessage> {
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>()
   const sent = (url.protocol === 'http:' ? http : https).get(url, options, resolve)
   sent.on('error', reject)
@@ -149,8 +151,9 @@ async function request(url: URL, options: Get, again = true): Promise<IncomingMe
     return await promise
   } catch (error) {
     // The other side may close an idle connection at the moment we use it: that is no answer at all.
-    if (again && sent.reusedSocket && codeOf(error) === 'ECONNRESET')
-      return request(url, options, false)
+    // After a rest all of them may be closed, so that the next one tried is no better.
+    if (tries > 0 && sent.reusedSocket && codeOf(error) === 'ECONNRESET')
+      return request(url, options, tries - 1)
     throw error
   }
 }
