@@ -11,7 +11,7 @@ import type { Network } from '../simulator/network.ts'
 import { type EveryKind, makeEveryKind } from './every-kind.ts'
 import { eventually, type Pipeline, startPipeline } from './pipeline.ts'
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
 
 /** What becomes of a deleted account's rows is not built yet. */
 const deeds = { without: ['deletion'], changesEvery: 2 } as const
@@ -31,7 +31,7 @@ describe('a network that has lived for a while', () => {
     const world = createWorld(network, { ...deeds, beforeChange: () => ingested(pipeline) })
     await world.populate({ accounts: 12, older: 0, history: 0 })
     every = await makeEveryKind(network)
-    await world.live({ rate: 1e6, signal: AbortSignal.timeout(60_000), commits: 600 })
+    await world.live({ rate: 1e6, signal: AbortSignal.timeout(100_000), commits: 600 })
   })
   afterAll(async () => {
     await pipeline[Symbol.asyncDispose]()
@@ -133,9 +133,9 @@ test('heard and fetched while it lives, it makes the rows of the model, with two
   await pipeline.start('backfiller')
   await pipeline.start('ingester', { INGESTER_MODE: 'firehose' })
   await request(redis, fetched.keys())
-  await world.live({ rate: 250, signal: AbortSignal.timeout(60_000), commits: 260 })
+  await world.live({ rate: 250, signal: AbortSignal.timeout(100_000), commits: 260 })
   // Once more while it goes on: what is there is confirmed, and what went meanwhile goes.
-  const living = world.live({ rate: 250, signal: AbortSignal.timeout(60_000), commits: 260 })
+  const living = world.live({ rate: 250, signal: AbortSignal.timeout(100_000), commits: 260 })
   await request(redis, fetched.keys())
   await living
   await relayRead(pipeline)

@@ -71,7 +71,11 @@ function isValid(collection: string, record: JsonRecord): boolean {
 }
 
 /**
- * The rows of a record beside the one in `record`. The first is that of its collection's table: when
+ * The rows of a record beside the one in `record`; they depend on the record alone. The reference
+ * takes away the quotes of a deleted post and the feed items of its reposts, but only of those that
+ * it met before the deletion: here they stay for as long as their own record.
+ *
+ * The first is that of its collection's table: when
  * a duplicate holds its place, none of them is there.
  */
 export function rowsOf(fact: ExpectedRecord, indexedAt: string): TableRow[] {
