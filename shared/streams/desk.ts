@@ -324,7 +324,6 @@ export function createDesk<E>(
     async passBarrier(): Promise<boolean> {
       const first = barriers[0]
       if (first === undefined || exclusive || failures.length > 0) return false
-      for (const id of inHand) if (compareIds(id, first.id) < 0) return false
       const [, oldest] = (await place.redis.xpending(stream, place.group)) as [number, string]
       if (oldest !== first.id || exclusive || barriers[0] !== first) return false
       barriers.shift()
