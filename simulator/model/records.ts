@@ -75,8 +75,7 @@ function isValid(collection: string, record: JsonRecord): boolean {
  * takes away the quotes of a deleted post and the feed items of its reposts, but only of those that
  * it met before the deletion: here they stay for as long as their own record.
  *
- * The first is that of its collection's table: when
- * a duplicate holds its place, none of them is there.
+ * The first is that of its collection's table: when a duplicate holds its place, none of them is there.
  */
 export function rowsOf(fact: ExpectedRecord, indexedAt: string): TableRow[] {
   const { did, collection, rkey, cid, record } = fact
