@@ -15,6 +15,7 @@ import {
   type TestIndexer,
   tables,
   testIndexer,
+  uri,
 } from './testing.ts'
 
 const alice = did('alice')
@@ -45,16 +46,16 @@ async function meet(held: Event[], other: Event[], at: Point): Promise<void> {
   const second = indexer.apply(other).finally(() => {
     ended = true
   })
-  await expect.poll(async () => ended || (await isWaiting()), { interval: 2 }).toBe(true)
+  await expect.poll(async () => ended || (await waiting()) > 0, { interval: 2 }).toBe(true)
   release.resolve()
   await Promise.all([first, second])
 }
 
-async function isWaiting(): Promise<boolean> {
+async function waiting(): Promise<number> {
   const found = await indexer.sql.unsafe(
     `select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
   )
-  return found.length > 0
+  return found.length
 }
 
 describe.each(points)('held when it has %s', (point) => {
@@ -87,17 +88,25 @@ describe.each(points)('held when it has %s', (point) => {
 test('batches that count at the same posts in opposite orders do not deadlock', async () => {
   const x = aPost({ by: alice, rev: 1 })
   const y = aPost({ by: alice, rev: 2 })
-  await indexer.applyEach([x, y])
-  const both = (name: string, n: number, first: typeof x, second: typeof y) => [
-    aLike({ by: did(`${name}${n}`), rev: 3, of: refTo(first) }),
-    aRepost({ by: did(`${name}${n}`), rev: 4, of: refTo(second) }),
+  const both = (name: string, first: typeof x, second: typeof y) => [
+    aLike({ by: did(name), rev: 3, of: refTo(first) }),
+    aRepost({ by: did(name), rev: 4, of: refTo(second) }),
   ]
-  for (const letter of 'abcdefghijkl') {
-    await Promise.all([
-      indexer.apply(both(`${letter}u`, 2, y, x)),
-      indexer.apply(both(`${letter}v`, 2, x, y)),
-      indexer.apply(both(`${letter}w`, 2, y, x).reverse()),
-    ])
-  }
+  await indexer.applyEach([x, y, ...both('before', x, y), ...both('before', y, x)])
+  const release = Promise.withResolvers<void>()
+  const locked = Promise.withResolvers<void>()
+  const holder = indexer.sql.begin(async (sql) => {
+    await sql.unsafe('select from post_agg where uri = $1 for update', [uri(x)])
+    locked.resolve()
+    await release.promise
+  })
+  await Promise.race([locked.promise, holder])
+  // Whoever counts at y first would hold it while it waits behind the other, who then needs it.
+  const one = indexer.apply(both('one', x, y))
+  await expect.poll(waiting, { interval: 2, timeout: 10_000 }).toBe(1)
+  const two = indexer.apply(both('two', y, x))
+  await expect.poll(waiting, { interval: 2, timeout: 10_000 }).toBe(2)
+  release.resolve()
+  await Promise.all([holder, one, two])
   expect(await miscounts(indexer.sql)).toEqual([])
 })
