@@ -1,6 +1,6 @@
 -- Acknowledges entries and counts what became of them, each once, whatever crashed in between.
 --
--- KEYS  stream, ledger
+-- KEYS  stream, ledger, suspects
 -- ARGV  group, '1' if no other group counts on this stream, then for each entry: id, outcome
 -- Gives how many of them were still pending
 --
@@ -18,6 +18,10 @@ if #done > 0 and ARGV[2] == '1' and #redis.call('XINFO', 'GROUPS', stream) == 1 
   for first = 1, #done, 1000 do
     redis.call('XDEL', stream, unpack(done, first, math.min(first + 999, #done)))
   end
+end
+-- A reader that dies right after this leaves no suspicion behind.
+if #done > 0 and redis.call('EXISTS', KEYS[3]) == 1 then
+  for _, id in ipairs(done) do redis.call('HDEL', KEYS[3], group .. '/' .. id) end
 end
 for outcome, count in pairs(outcomes) do redis.call('HINCRBY', ledger, outcome, count) end
 return #done

@@ -40,7 +40,7 @@ export async function acknowledgeAll(
 ): Promise<number> {
   if (outcomes.length === 0) return 0
   const { redis, stream, group, alone } = place
-  const keys = [stream, ledgerKey(stream, group)]
+  const keys = [stream, ledgerKey(stream, group), suspectsKey(stream)]
   return Number(await acknowledge(redis, keys, [group, alone ? 1 : 0, ...outcomes.flat()]))
 }
 
