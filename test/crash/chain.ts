@@ -1,14 +1,28 @@
 /** Chains of kills: each worker dies at one point after the other, without rest. */
 import { spawn } from 'node:child_process'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Random } from '../../simulator/random.ts'
-import type { RunningWorker, Service } from '../pipeline.ts'
-import type { Room } from './room.ts'
+import type { Service } from '../pipeline.ts'
+import type { Room, StreamName } from './room.ts'
 import type { Target } from './targets.ts'
 
-const services: readonly Service[] = ['ingester', 'indexer', 'backfiller']
+interface Member {
+  service: Service
+  /** Of its consumer, where it has one. */
+  name: string
+}
+
+/** Two indexers, so that each meets what the other does and leaves. */
+const members: readonly Member[] = [
+  { service: 'ingester', name: 'ingester' },
+  { service: 'indexer', name: 'indexer1' },
+  { service: 'indexer', name: 'indexer2' },
+  { service: 'backfiller', name: 'backfiller1' },
+]
 /** So long a worker may live before it passes its point; then it is started again, so often. */
 const lifeMs = 60_000
 const lives = 3
+const feedEveryMs = 2_000
 const outputKept = 4_000
 
 export interface ChainOptions {
@@ -20,62 +34,94 @@ export interface ChainOptions {
 /** How often each target was hit. */
 export type Hits = ReadonlyMap<Target, number>
 
+/** What a member of a service is killed at next. */
+interface Turn {
+  target: Target
+  stream: StreamName | undefined
+}
+
 /**
  * Runs all chains beside each other until each target was hit so often; a worker whose chain is
  * through is started once more and runs on. Throws when a worker ends otherwise than by its point.
  */
-export async function runChains(room: Room, options: ChainOptions): Promise<Hits> {
-  const hits = new Map(options.targets.map((target) => [target, 0]))
+export async function runChains(room: Room, { targets, times }: ChainOptions): Promise<Hits> {
+  const hits = new Map(targets.map((target) => [target, 0]))
+  const random = room.random.fork('chains')
   const failed = new AbortController()
-  const chain = async (service: Service): Promise<RunningWorker> => {
-    const random = room.random.fork(service)
-    const mine = options.targets.filter((target) => target.service === service)
-    for (let round = 0; round < options.times; round += 1) {
-      if (options.times > 1) console.log(`${service}: round ${round + 1} of ${options.times}`)
-      for (const target of shuffled(mine, random)) {
-        failed.signal.throwIfAborted()
-        await kill(room, target, { round, random, signal: failed.signal })
-        hits.set(target, (hits.get(target) ?? 0) + 1)
-      }
+  const turns = new Map(
+    members.map(({ service }) => {
+      const mine = targets.filter((target) => target.service === service)
+      return [service, turnsOf(mine, times, random.fork(service))]
+    }),
+  )
+  const chain = async ({ service, name }: Member): Promise<void> => {
+    const env = { ...room.environment, INDEXER_CONSUMER: name }
+    if (times > 1) await (await room.pipeline.start(service, env)).stop()
+    for (let turn = turns.get(service)?.next(); turn?.done === false; ) {
+      await kill(room, turn.value, { env, name, service, random, signal: failed.signal })
+      hits.set(turn.value.target, (hits.get(turn.value.target) ?? 0) + 1)
+      turn = turns.get(service)?.next()
     }
-    return room.pipeline.start(service, room.environmentOf(service))
+    await room.pipeline.start(service, env)
   }
-  const results = await Promise.allSettled(
-    services.map((service) =>
-      chain(service).catch((error) => {
-        failed.abort()
-        throw error
-      }),
-    ),
-  )
-  const reasons = results.flatMap((result) =>
-    result.status === 'rejected' ? [result.reason as unknown] : [],
-  )
-  // The first to fail stops the others, whose reasons then say only that.
-  const real = reasons.find((reason) => !(reason instanceof DOMException))
-  if (reasons.length > 0) throw real ?? reasons[0]
+  const stopping = async (member: Member) => {
+    try {
+      await chain(member)
+    } catch (error) {
+      failed.abort(error)
+      throw error
+    }
+  }
+  // All are waited for; the first to fail stops the others with its reason.
+  await Promise.allSettled(members.map(stopping))
+  failed.signal.throwIfAborted()
   return hits
 }
 
-async function kill(
-  room: Room,
-  target: Target,
-  { round, random, signal }: { round: number; random: Random; signal: AbortSignal },
-): Promise<void> {
-  const { service, point } = target
-  const stream = target.streams[round % target.streams.length]
-  const place = `${point}${stream === undefined ? '' : `@${stream}`}`
-  for (let life = 1; ; life += 1) {
-    await target.prepare(room, stream)
+/** Round by round, each in an order of its own, the streams of a target by turns. */
+function* turnsOf(targets: readonly Target[], times: number, random: Random): Generator<Turn> {
+  for (let round = 0; round < times; round += 1) {
+    if (times > 1) console.log(`${targets[0]?.service}: round ${round + 1} of ${times}`)
+    for (const target of shuffled(targets, random)) {
+      yield { target, stream: target.streams[round % target.streams.length] }
+    }
+  }
+}
+
+interface Life extends Member {
+  env: Record<string, string>
+  random: Random
+  signal: AbortSignal
+}
+
+async function kill(room: Room, { target, stream }: Turn, life: Life): Promise<void> {
+  const { service, name, env, random, signal } = life
+  const place = `${target.point}${stream === undefined ? '' : `@${stream}`}`
+  for (let number = 1; ; number += 1) {
+    signal.throwIfAborted()
+    await target.prepare(room, stream, name)
     const at = `${place}:${1 + random.below(target.most)}`
-    const env = { ...room.environmentOf(service), SLUICE_CRASH_AT: at }
-    const death = await deathOf(service, env, signal)
+    const end = new AbortController()
+    const dying = deathOf(service, { ...env, SLUICE_CRASH_AT: at }, signal)
+    const fed = target.once ? undefined : feed(() => target.prepare(room, stream, name), end.signal)
+    const death = await dying
+    end.abort()
+    await fed
     signal.throwIfAborted()
     const killed = death.signal === 'SIGKILL'
     if (killed && death.output.includes(`crash point ${place}`)) return
-    const what = `the ${service} did not die at ${at} (${death.signal ?? death.code})`
-    if (!killed || life === lives) throw new Error(`${what}:\n${death.output}`)
+    const what = `${name} did not die at ${at} (${death.signal ?? death.code})`
+    if (!killed || number === lives) throw new Error(`${what}:\n${death.output}`)
     console.log(`${what}: once more`)
+  }
+}
+
+/** What was there for one worker another may have taken: again and again until the signal aborts. */
+async function feed(prepare: () => Promise<void>, signal: AbortSignal): Promise<void> {
+  for (;;) {
+    await delay(feedEveryMs, undefined, { signal }).catch(() => {})
+    if (signal.aborted) return
+    await prepare()
   }
 }
 

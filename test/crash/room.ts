@@ -1,18 +1,20 @@
 /** A pipeline under a living network, for crashes: what it is given, and what must be accounted for. */
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { inject } from 'vitest'
 import { encodeRequest } from '../../shared/events.ts'
 import { cursorDone, streams } from '../../shared/streams/names.ts'
 import { createWorld } from '../../simulator/living.ts'
 import { createHeard, type Heard } from '../../simulator/model/heard.ts'
 import { createRandom, type Random } from '../../simulator/random.ts'
-import { type Pipeline, type Service, startPipeline } from '../pipeline.ts'
+import { type Pipeline, startPipeline } from '../pipeline.ts'
 
-/** The group that reads each stream, and who that is. */
+/** The group that reads each stream. */
 export const groups = {
-  [streams.live]: { group: 'firehose_group', service: 'indexer', name: 'indexer1' },
-  [streams.backfill]: { group: 'firehose_group', service: 'indexer', name: 'indexer1' },
-  [streams.labels]: { group: 'label_group', service: 'indexer', name: 'indexer1' },
-  [streams.requests]: { group: 'repo_backfill_group', service: 'backfiller', name: 'backfiller1' },
+  [streams.live]: 'firehose_group',
+  [streams.backfill]: 'firehose_group',
+  [streams.labels]: 'label_group',
+  [streams.requests]: 'repo_backfill_group',
 } as const
 
 export type StreamName = keyof typeof groups
@@ -58,7 +60,8 @@ export interface Room extends AsyncDisposable {
   readonly broken: Set<string>
   /** Dead letters that were put back on their stream. */
   readonly requeued: Record<StreamName, number>
-  environmentOf: (service: Service) => Record<string, string>
+  /** The settings of every worker. */
+  readonly environment: Readonly<Record<string, string>>
   /** Ends the network's life; throws what it failed with. */
   endLife: () => Promise<void>
   /** Asks for the repos of so many accounts. */
@@ -69,13 +72,17 @@ export interface Room extends AsyncDisposable {
   addPoison: (stream: StreamName) => Promise<void>
   /** Has the relay send a frame that nobody can read. */
   sendBrokenFrame: () => Promise<void>
-  /** Has the list of repos read again from its beginning. */
-  forgetList: () => Promise<void>
-  /** Leaves entries pending with a consumer that died long ago. */
+  /** Has the end of the list of repos read again. */
+  setListBack: () => Promise<void>
+  /** Leaves entries pending with a consumer that died long ago, unless there are some. */
   leaveWithOther: (stream: StreamName) => Promise<void>
-  /** Lets the stream's consumer, which is not running, have an entry that it has read too often. */
-  leaveSuspect: (stream: StreamName) => Promise<void>
+  /** Lets a consumer, which is not running, have an entry that it has read too often. */
+  leaveSuspect: (stream: StreamName, name: string) => Promise<void>
 }
+
+const requestsWaiting = 20
+/** Repos at the end of the list. */
+const lastRepos = 4
 
 /** Starts the network and its life; no worker runs yet. */
 export async function openRoom(options: RoomOptions): Promise<Room> {
@@ -97,6 +104,8 @@ export async function openRoom(options: RoomOptions): Promise<Room> {
 
   const someone = () => random.pick([...network.accounts.values()])
   const request = async (count: number) => {
+    // Workers that die all the time do little: what waits must not grow without bound.
+    if ((await pipeline.left(streams.requests, groups[streams.requests])) > requestsWaiting) return
     for (let made = 0; made < count; made += 1) {
       await redis.xadd(streams.requests, '*', ...encodeRequest({ did: someone().did }))
     }
@@ -130,7 +139,7 @@ export async function openRoom(options: RoomOptions): Promise<Room> {
 
   /** Reads entries for a consumer that is not running; waits until there are some. */
   const readAs = async (stream: StreamName, name: string, count: number): Promise<string[]> => {
-    const { group } = groups[stream]
+    const group = groups[stream]
     await redis.xgroup('CREATE', stream, group, '0', 'MKSTREAM').catch(() => {})
     for (;;) {
       end.signal.throwIfAborted()
@@ -150,11 +159,13 @@ export async function openRoom(options: RoomOptions): Promise<Room> {
     poison,
     broken,
     requeued,
-    environmentOf: () => ({
+    environment: {
       ...pipeline.environment,
       ...settings,
+      // Hundreds of short lives: what one that ended in order has compiled is not compiled again.
+      NODE_COMPILE_CACHE: join(inject('servers').folder, 'compiled'),
       INGESTER_LABELER_HOSTS: network.labeler.url,
-    }),
+    },
     async endLife() {
       end.abort()
       await life
@@ -172,17 +183,20 @@ export async function openRoom(options: RoomOptions): Promise<Room> {
       broken.add(frame.toString('base64'))
       await network.relay.play([frame])
     },
-    async forgetList() {
+    async setListBack() {
       const key = `${streams.requests}:cursor:${network.relay.host}`
-      if ((await redis.get(key)) === cursorDone) await redis.del(key)
+      const end = String(network.accounts.size - lastRepos)
+      if ((await redis.get(key)) === cursorDone) await redis.set(key, end)
     },
     async leaveWithOther(stream) {
-      const { group } = groups[stream]
+      const group = groups[stream]
+      const left = await redis.xpending(stream, group, '-', '+', 1, 'other').catch(() => [])
+      if (left.length > 0) return
       const ids = await readAs(stream, 'other', 2)
       await redis.xclaim(stream, group, 'other', 0, ...ids, 'IDLE', 120_000, 'JUSTID')
     },
-    async leaveSuspect(stream) {
-      const { group, name } = groups[stream]
+    async leaveSuspect(stream, name) {
+      const group = groups[stream]
       const own = (await redis.xpending(stream, group, '-', '+', 1, name).catch(() => [])) as [
         string,
       ][]

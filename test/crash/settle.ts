@@ -75,7 +75,7 @@ async function drained({ pipeline }: Room): Promise<void> {
 }
 
 function ledgerOf(redis: Room['pipeline']['redis'], stream: StreamName) {
-  return ledgerBalance(redis, stream, groups[stream].group)
+  return ledgerBalance(redis, stream, groups[stream])
 }
 
 /**

@@ -14,10 +14,12 @@ export interface Target {
   most: number
   /** It takes seconds until a worker passes it. */
   slow: boolean
-  prepare: (room: Room, stream: StreamName | undefined) => Promise<void>
+  prepare: (room: Room, stream: StreamName | undefined, name: string) => Promise<void>
+  /** It is prepared before the worker starts and not while it runs. */
+  once: boolean
 }
 
-type Spec = Partial<Pick<Target, 'most' | 'slow' | 'prepare'>> & {
+type Spec = Partial<Pick<Target, 'most' | 'slow' | 'prepare' | 'once'>> & {
   at?: Partial<Record<Service, readonly StreamName[]>>
   /** Every stream is a target of its own. */
   apart?: true
@@ -31,15 +33,15 @@ const consumers = { indexer: [live, backfill, labels], backfiller: [requests] } 
 const poison: Spec['prepare'] = async (room, stream) => {
   if (stream !== undefined) await room.addPoison(stream)
 }
-const suspect: Spec['prepare'] = async (room, stream) => {
-  if (stream !== undefined) await room.leaveSuspect(stream)
+const suspect: Spec['prepare'] = async (room, stream, name) => {
+  if (stream !== undefined) await room.leaveSuspect(stream, name)
 }
 const other: Spec['prepare'] = async (room, stream) => {
   if (stream !== undefined) await room.leaveWithOther(stream)
 }
 const ask: Spec['prepare'] = (room) => room.request(2)
 const label: Spec['prepare'] = (room) => room.label(4)
-const list: Spec['prepare'] = (room) => room.forgetList()
+const list: Spec['prepare'] = (room) => room.setListBack()
 const handle: Spec['prepare'] = (room) => room.changeHandle()
 const brokenFrame: Spec['prepare'] = (room) => room.sendBrokenFrame()
 /** The next repo that is asked for at each PDS is refused for once. */
@@ -59,8 +61,8 @@ const table: Record<CrashPoint, Spec> = {
   'ingester.appended': { at: frames, apart: true, most: 3 },
   'ingester.before-page': { prepare: list },
   'ingester.page-appended': { prepare: list },
-  'ingester.before-dead-letter': { prepare: brokenFrame, slow: true },
-  'ingester.dead-lettered': { prepare: brokenFrame, slow: true },
+  'ingester.before-dead-letter': { prepare: brokenFrame, once: true, slow: true },
+  'ingester.dead-lettered': { prepare: brokenFrame, once: true, slow: true },
   'ingester.before-mark': {},
   'ingester.marked': {},
 
@@ -72,8 +74,8 @@ const table: Record<CrashPoint, Spec> = {
   'consumer.before-apply': { at: consumers, most: 3 },
   'consumer.applied': { at: consumers, most: 3 },
   'consumer.acknowledged': { at: consumers, most: 3 },
-  'consumer.suspected': { at: consumers, prepare: suspect },
-  'consumer.cleared': { at: consumers, prepare: suspect },
+  'consumer.suspected': { at: consumers, prepare: suspect, once: true },
+  'consumer.cleared': { at: consumers, prepare: suspect, once: true },
   'consumer.before-dead-letter': { at: consumers, prepare: poison },
   'consumer.dead-lettered': { at: consumers, prepare: poison },
   'consumer.trimmed': { at: consumers, slow: true },
@@ -110,10 +112,10 @@ export const targets: readonly Target[] = Object.entries(table).flatMap(([name, 
 )
 
 function targetsOf(point: CrashPoint, spec: Spec): Target[] {
-  const { at, most = 1, slow = false, apart, prepare } = spec
+  const { at, most = 1, slow = false, once = false, apart, prepare } = spec
   const places = Object.entries(at ?? { [serviceOf(point)]: [] }) as [Service, StreamName[]][]
   return places.flatMap(([service, streams]) => {
-    const target = { service, point, most, slow }
+    const target = { service, point, most, slow, once }
     const each = apart === true ? streams.map((stream) => [stream]) : [streams]
     return each.map((streams) => ({ ...target, streams, prepare: prepare ?? enoughFor(service) }))
   })
