@@ -8,16 +8,7 @@ import type { Board } from './view-board.ts'
 import type { Service, WorkerState } from './worker.ts'
 
 /** What the simulated network of the demo is like: dozens of accounts live, as many repos are older. */
-export const demoNetwork = [
-  '--accounts',
-  '48',
-  '--older',
-  '160',
-  '--history',
-  '200',
-  '--rate',
-  '25',
-]
+export const demoNetwork = ['--accounts', '48', '--older', '48', '--history', '80', '--rate', '25']
 
 /** The settings of the demo's workers. */
 export const demoEnvironment = {

@@ -8,7 +8,7 @@ import { NoRedisError } from './redis.ts'
 import { defaultRelay, start } from './start.ts'
 import { summary } from './view.ts'
 import { createBoard } from './view-board.ts'
-import { showBoard } from './view-screen.ts'
+import { isScreen, showBoard } from './view-screen.ts'
 
 const stopping = new AbortController()
 
@@ -29,7 +29,7 @@ async function main(): Promise<void> {
     process.stdout.write(helpText)
     return
   }
-  const isSeen = process.stdout.isTTY && !args.plain && environment['TERM'] !== 'dumb'
+  const isSeen = isScreen(process.stdout, { plain: args.plain, terminal: environment['TERM'] })
   const board = createBoard({ title: titleOf(args), ...(isSeen ? {} : { onFault: print }) })
   const say = isSeen ? board.say : print
   const stop = () => {

@@ -47,6 +47,8 @@ export interface Board {
 
 const rateWindowMs = 4_000
 const progressWindowMs = 20_000
+// The first repos say little of how long the others take.
+const progressLeastMs = 8_000
 // Longer than a measurement takes on a busy machine, and than the second between two.
 const silentMs = 3_000
 const soundLag = 1_000
@@ -69,7 +71,7 @@ export function createBoard(options: BoardOptions): Board {
     repos: createMeter(rateWindowMs),
     events: createMeter(rateWindowMs),
     second: createMeter(0),
-    progress: createMeter(progressWindowMs),
+    progress: createMeter(progressWindowMs, progressLeastMs),
   }
   const seen: { redis: number | null; postgres: number | null } = { redis: null, postgres: null }
   const history: number[] = []

@@ -7,8 +7,8 @@ export interface Meter {
   perSecond(): number | null
 }
 
-/** Looks back over `windowMs`, at the least over the last two values. */
-export function createMeter(windowMs: number): Meter {
+/** Looks back over `windowMs`, at the least over the last two values; says nothing of less than `leastMs`. */
+export function createMeter(windowMs: number, leastMs = 1): Meter {
   let points: { value: number; at: number }[] = []
   return {
     take(value, at) {
@@ -20,7 +20,8 @@ export function createMeter(windowMs: number): Meter {
     },
     perSecond() {
       const [first, last] = [points[0], points.at(-1)]
-      if (first === undefined || last === undefined || last.at <= first.at) return null
+      if (first === undefined || last === undefined) return null
+      if (last.at - first.at < leastMs) return null
       return ((last.value - first.value) * 1_000) / (last.at - first.at)
     },
   }
@@ -38,11 +39,16 @@ export function readPage(page: string): Map<string, number> {
   return sums
 }
 
-/** The values of one metric by one of its labels. */
-export function readLabelled(page: string, name: string, label: string): Map<string, number> {
+/** The values of one metric by one of its labels, of those whose labels hold `having`. */
+export function readLabelled(
+  page: string,
+  name: string,
+  label: string,
+  having = '',
+): Map<string, number> {
   const values = new Map<string, number>()
   for (const line of page.split('\n')) {
-    if (!line.startsWith(`${name}{`)) continue
+    if (!line.startsWith(`${name}{`) || !line.includes(having)) continue
     const labelled = new RegExp(`[{,]${label}="([^"]*)"`).exec(line)?.[1]
     const number = Number(line.slice(line.lastIndexOf(' ') + 1))
     if (labelled !== undefined && Number.isFinite(number)) values.set(labelled, number)

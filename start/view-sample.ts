@@ -2,7 +2,7 @@
 import type { Redis } from 'ioredis'
 import type { Sql } from 'postgres'
 import { sleep } from '../shared/retry.ts'
-import { cursorHost } from '../shared/streams/names.ts'
+import { streams } from '../shared/streams/names.ts'
 import { measureRows, measureStreams } from './status.ts'
 import type { Board } from './view-board.ts'
 import { readLabelled, readPage } from './view-meter.ts'
@@ -17,7 +17,6 @@ export interface SampleOptions {
   redis: Redis
   sql: Sql
   schema: string
-  relays: readonly string[]
   workers: readonly WorkerState[]
   signal: AbortSignal
 }
@@ -28,7 +27,6 @@ export async function sample(options: SampleOptions): Promise<void> {
   const [ingester, backfiller] = (['ingester', 'backfiller'] as const).map((service) =>
     options.workers.find((worker) => worker.service === service),
   )
-  const relays = options.relays.map(cursorHost)
   await Promise.all([
     each(signal, async () => board.streams(await measureStreams(redis))),
     each(signal, async () => board.rows(await measureRows(sql, schema, tables))),
@@ -37,11 +35,12 @@ export async function sample(options: SampleOptions): Promise<void> {
       if (page === null) return
       const counts = readPage(page)
       const lags = readLabelled(page, 'ingester_source_lag_seconds', 'host')
-      const behind = relays.map((relay) => lags.get(relay)).filter((lag) => lag !== undefined)
+      const relays = readLabelled(page, 'ingester_source_seq', 'host', `stream="${streams.live}"`)
+      const behind = [...relays.keys()].map((host) => lags.get(host) ?? 0)
       board.ingester({
         frames: counts.get('ingester_firehose_events_total') ?? 0,
         labels: counts.get('ingester_labeler_events_total') ?? 0,
-        behindSeconds: behind.length > 0 ? Math.min(...behind) : null,
+        behindSeconds: behind.length > 0 ? Math.max(...behind) : null,
       })
     }),
     each(signal, async () => {

@@ -18,6 +18,14 @@ const redrawEvery = 20
 const suspend = 'SIGTSTP'
 const resume = 'SIGCONT'
 
+/** Whether there is a terminal that can be taken; else plain lines are all that can be had. */
+export function isScreen(
+  output: { isTTY?: boolean },
+  wishes: { plain: boolean; terminal: string | undefined },
+): boolean {
+  return output.isTTY === true && !wishes.plain && wishes.terminal !== 'dumb'
+}
+
 /** Shows the board on this terminal until it is disposed. */
 export function showBoard(board: Board, output: WriteStream): Disposable {
   const screen = openScreen(output)
