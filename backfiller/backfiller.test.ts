@@ -10,7 +10,7 @@ import { parseCar, writeCar } from '../shared/repo/car.ts'
 import { encodeCbor, fromLexJson } from '../shared/repo/cbor.ts'
 import { cidOf } from '../shared/repo/cid.ts'
 import type { FaultKind } from '../simulator/faults.ts'
-import { startRoom } from '../test/backfiller-room.ts'
+import { type Room, startRoom } from '../test/backfiller-room.ts'
 import { sharedJson } from '../test/data.ts'
 import { env as testEnv } from '../test/env.ts'
 import {
@@ -344,12 +344,20 @@ test.concurrent('a stop while Redis is away is a clean end', async () => {
 
 test.concurrent('two requests for one account are served one after the other', async () => {
   await using room = await startRoom()
-  await room.serve(little)
-  await room.start()
-  await room.ask(little.did)
-  await room.ask(little.did)
-  await room.done()
-  const words = (await room.events()).map(({ type }) => type)
+  for (const repo of [little, tiny]) await room.serve(repo)
+  const fetches = ({ did }: RecordedRepo) =>
+    room.network.pds[0].fault({ did }, { kind: 'delay', ms: 1 })
+  const [ofLittle, ofTiny] = [fetches(little), fetches(tiny)]
+  await room.start({
+    BACKFILLER_BATCH_SIZE: '10',
+    BACKFILLER_FIREHOSE_STREAM_HIGH_WATER_MARK: '10',
+  })
+  for (const { did } of [little, little, tiny]) await room.ask(did)
+  // The host serves in the order of asking: the second request would have come before this one.
+  await until(() => expect(ofTiny.fired).toBe(1))
+  expect(ofLittle.fired).toBe(1)
+  const events = await drained(room, 3)
+  const words = events.filter(({ did }) => did === little.did).map(({ type }) => type)
   const once = [...Array<string>(little.records).fill('create'), 'repo']
   expect(words).toEqual([...once, ...once])
 })
@@ -426,13 +434,7 @@ test.concurrent('a repo of which Redis has lost the beginning is handed over aga
   await room.ask(large.did)
   await until(async () => expect(await room.redis.xlen('firehose_backfill')).toBe(mark))
   await room.redis.del('firehose_backfill')
-  const events: (PutEvent | RepoEvent)[] = []
-  await until(async () => {
-    const entries = await room.redis.xrange('firehose_backfill', '-', '+')
-    events.push(...entries.map(([, fields]) => JSON.parse(fields[1] ?? '')))
-    if (entries.length > 0) await room.redis.xdel('firehose_backfill', ...entries.map(([id]) => id))
-    expect(events.at(-1)).toMatchObject({ type: 'repo' })
-  })
+  const events = await drained(room, 1)
   expect(countsOf(events)).toEqual(large.collections)
   await room.done()
 })
@@ -456,6 +458,18 @@ test.concurrent('a stop gives the repo back at once, and the next start does it'
   await room.done()
   expect((await room.events()).at(-1)).toMatchObject({ complete: true, records: little.records })
 })
+
+/** Takes events off the stream, and so lets more of them in, until so many repos are complete. */
+async function drained(room: Room, repos: number): Promise<(PutEvent | RepoEvent)[]> {
+  const events: (PutEvent | RepoEvent)[] = []
+  await until(async () => {
+    const entries = await room.redis.xrange('firehose_backfill', '-', '+')
+    events.push(...entries.map(([, fields]) => JSON.parse(fields[1] ?? '')))
+    if (entries.length > 0) await room.redis.xdel('firehose_backfill', ...entries.map(([id]) => id))
+    expect(events.filter(({ type }) => type === 'repo')).toHaveLength(repos)
+  })
+  return events
+}
 
 const until = (holds: () => void | Promise<void>) =>
   vi.waitFor(holds, { timeout: 20_000, interval: 20 })
