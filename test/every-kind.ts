@@ -10,6 +10,8 @@ export interface EveryKind {
   doubled: { post: Ref; holding: Ref; waiting: Ref }
   /** Liked twice by Bo, who took back the like that held the row. */
   promoted: { post: Ref; like: Ref }
+  /** Ada's post that is gone, which Bo had reposted and quoted. */
+  orphaned: { repost: Ref; quote: Ref }
 }
 
 const createdAt = '2025-06-01T12:00:00.000Z'
@@ -33,7 +35,7 @@ export async function makeEveryKind(network: Network): Promise<EveryKind> {
   const doubles = await makeDoubles(ada, bo)
   await makeRefused(ada, bo)
   await makeLabels(network, ada, post)
-  return { ada, bo, ...doubles }
+  return { ada, bo, ...doubles, orphaned: await makeOrphans(ada, bo) }
 }
 
 const refOf = ({ uri, cid }: Ref): Ref => ({ uri, cid })
@@ -185,6 +187,15 @@ async function makeDoubles(
     doubled: { post: doubled, holding: refOf(holding), waiting: refOf(waiting) },
     promoted: { post: promoted, like: refOf(second) },
   }
+}
+
+async function makeOrphans(ada: Account, bo: Account): Promise<EveryKind['orphaned']> {
+  const post = await ada.create('app.bsky.feed.post', { text: 'soon gone', createdAt })
+  const repost = await bo.create('app.bsky.feed.repost', { subject: refOf(post), createdAt })
+  const embed = { $type: 'app.bsky.embed.record', record: refOf(post) }
+  const quote = await bo.create('app.bsky.feed.post', { text: 'so true', createdAt, embed })
+  await ada.delete('app.bsky.feed.post', post.rkey)
+  return { repost: refOf(repost), quote: refOf(quote) }
 }
 
 /** What is in the repo and yet not in the rows. */

@@ -70,6 +70,13 @@ describe('a network that has lived for a while', () => {
       expect(likes.map(({ uri }) => uri)).toEqual([like.uri])
     })
 
+    test('reposts and quotes of a deleted post stay for as long as their own records', async () => {
+      const { repost, quote } = every.orphaned
+      const { sql } = pipeline
+      expect(await sql`select type from feed_item where uri = ${repost.uri}`).toHaveLength(1)
+      expect(await sql`select subject from quote where uri = ${quote.uri}`).toHaveLength(1)
+    })
+
     test('a change of any column of any table is found', async () => {
       await inDoomed(pipeline.sql, async (sql) => {
         const changed: Record<string, string[]> = {}
