@@ -176,7 +176,7 @@ function generator(seed: number): () => number {
 let runs = 0
 
 test(`${histories} histories end in the same tables in any order, with repeats, in any batches`, {
-  timeout: 120_000,
+  timeout: 300_000,
 }, async () => {
   const property = fc.asyncProperty(
     fc.array(step, { minLength: 8, maxLength: 30 }),

@@ -74,6 +74,8 @@ export interface Consumer<E> {
 
 const claimEveryMs = 5_000
 const trimEveryMs = 5_000
+/** Half of what one call of the trimming script takes at most. */
+const muchTrimmed = 10_000
 const tickMs = 1_000
 /** Also a sign of life: a consumer that is silent for 10 s loses its seat. */
 const touchAtMostMs = 5_000
@@ -228,9 +230,11 @@ async function keep<E>(consumer: Consumer<E>, place: Place, desk: Desk, done: Ab
       await desk.retryCondemned()
       if (Date.now() >= trimAt) {
         await ensureGroup(redis, stream, group)
-        report(await trimStream(redis, stream, namedGroups(streamGroups, stream, group)))
+        const trimmed = await trimStream(redis, stream, namedGroups(streamGroups, stream, group))
+        report(trimmed)
         crashPoint('consumer.trimmed', stream)
-        trimAt = Date.now() + trimEveryMs
+        // One call takes a bounded part: where there was much to take, there is more.
+        trimAt = Date.now() + (trimmed.removed >= muchTrimmed ? 0 : trimEveryMs)
       }
     } catch (error) {
       // An outage, or a group that is gone, is the intake's to deal with.
