@@ -24,7 +24,7 @@ export function runOnTerminal(
   settings: Record<string, string> = {},
 ): OnTerminal {
   const { REDIS_URL: _, DATABASE_URL: __, NO_COLOR: ___, ...rest } = env
-  const command = 'stty cols 80 rows 24; exec "$NODE" ' + words.map(quoted).join(' ')
+  const command = `stty cols 80 rows 24; exec "$NODE" ${words.map(quoted).join(' ')}`
   const child = spawn('script', ['-qec', command, '/dev/null'], {
     cwd: packageRoot,
     env: {
