@@ -20,15 +20,17 @@ type Hosts = Omit<SimulatedNetwork, 'child' | 'ask'>
 const main = 'simulator/main.ts'
 const readyWithinMs = 90_000
 
-/** Starts the simulator and resolves when its hosts answer; throws when they do not within 90 s. */
+/** Starts the simulator and resolves when its hosts answer; throws when they do not within 90 s, or the signal aborts. */
 export async function startSimulator(options: {
   env: Readonly<Record<string, string | undefined>>
   dir: string
   /** As simulator/main.ts takes them. */
   args?: readonly string[]
   say: (text: string) => void
+  /** Gives up waiting for it. */
+  signal: AbortSignal
 }): Promise<SimulatedNetwork> {
-  const { env, dir, args = [], say } = options
+  const { env, dir, args = [], say, signal } = options
   await endLeftChild(dir, 'simulator', main)
   const ready = Promise.withResolvers<Hosts>()
   const waiting = new Map<number, (count: number) => void>()
@@ -53,6 +55,9 @@ export async function startSimulator(options: {
     () => ready.reject(new Error('the simulator is not ready')),
     readyWithinMs,
   )
+  const giveUp = () => ready.reject(signal.reason)
+  signal.addEventListener('abort', giveUp, { once: true })
+  if (signal.aborted) giveUp()
   const exited = child.exited.then(() => {
     ready.reject(new Error('the simulator ended while starting'))
     return 0
@@ -71,6 +76,7 @@ export async function startSimulator(options: {
     throw error
   } finally {
     clearTimeout(late)
+    signal.removeEventListener('abort', giveUp)
   }
 }
 

@@ -69,35 +69,55 @@ export async function start(args: Arguments, context: StartContext): Promise<voi
   await migrate({ databaseUrl: servers.postgres.url, schema })
   if (signal.aborted) return
 
-  const network = await simulating
   await using clients = connect(servers)
   await requestBackfill(clients.redis, args.backfill)
-  if (signal.aborted) return
-
-  const relays = relaysOf(args, env, network)
-  board.footer(`Ctrl-C ends it · data and logs: ${dir}`)
-  say(`following ${relays.join(', ')}; logs of the workers: ${logs}`)
-  const given = args.demo ? { ...demoEnvironment, ...env } : env
-  const workerEnv = workerEnvironment({ env: given, servers, network, relays })
   const workers = services.map(newWorker)
   board.follow(workers)
-  board.stage('running')
   await runTogether(signal, [
     (signal) => servers.redis.watch(signal),
     (signal) => servers.postgres.watch(signal),
+    (signal) => sample({ ...clients, board, schema, workers, signal }),
+    async (signal) => {
+      const network = await untilAborted(simulating, signal)
+      if (signal.aborted) return
+      const running = { args, servers, clients, network, workers, logs, startedAt }
+      await follow(running, { ...context, signal })
+    },
+  ])
+}
+
+interface Running {
+  args: Arguments
+  servers: Servers
+  clients: Clients
+  network: SimulatedNetwork | null
+  workers: readonly WorkerState[]
+  /** The folder of the logs. */
+  logs: string
+  startedAt: number
+}
+
+/** Runs the workers on the network, and says how it goes. */
+async function follow(running: Running, context: StartContext): Promise<void> {
+  const { args, servers, clients, network, workers, logs, startedAt } = running
+  const { env, signal, say, board, isSeen } = context
+  const relays = relaysOf(args, env, network)
+  board.footer(`Ctrl-C ends it · data and logs: ${join(logs, '..')}`)
+  board.stage('running')
+  say(`following ${relays.join(', ')}; logs of the workers: ${logs}`)
+  const given = args.demo ? { ...demoEnvironment, ...env } : env
+  const workerEnv = workerEnvironment({ env: given, servers, network, relays })
+  await runTogether(signal, [
     ...workers.map(
       (state) => (signal: AbortSignal) =>
         keepWorker({ service: state.service, env: workerEnv, dir: logs, say, signal }, state),
     ),
     (signal) => sayWaiting({ workers, relays, isDemo: args.demo }, { ...context, signal }),
     (signal) => sayFirstRows(clients.sql, startedAt, { ...context, signal }),
-    ...(context.isSeen
-      ? []
-      : [(signal: AbortSignal) => sayStatus(clients, { ...context, signal })]),
-    (signal) => sample({ ...clients, board, schema, relays, workers, signal }),
-    ...(args.demo && network !== null
-      ? [(signal: AbortSignal) => demo({ board, network, workers, servers, signal })]
-      : []),
+    (signal) => (isSeen ? Promise.resolve() : sayStatus(clients, { ...context, signal })),
+    async (signal) => {
+      if (args.demo && network) await demo({ board, network, workers, servers, signal })
+    },
   ])
 }
 
@@ -195,9 +215,15 @@ async function servePostgres(
 async function simulate(
   { demo }: Arguments,
   logs: string,
-  { env, say }: StartContext,
+  { env, say, signal }: StartContext,
 ): Promise<SimulatedNetwork> {
-  const network = await startSimulator({ env, dir: logs, say, ...(demo && { args: demoNetwork }) })
+  const network = await startSimulator({
+    env,
+    dir: logs,
+    say,
+    signal,
+    ...(demo && { args: demoNetwork }),
+  })
   say(`simulated network: relay ${network.relay}, PLC ${network.plc}`)
   return network
 }
@@ -362,4 +388,13 @@ async function sayStatus(clients: Clients, { say, signal }: StartContext): Promi
     }
     await sleep(statusEveryMs, signal)
   }
+}
+
+/** The promise's value, or null as soon as the signal aborts; then a failure is of no interest. */
+function untilAborted<T>(promise: Promise<T> | null, signal: AbortSignal): Promise<T | null> {
+  return new Promise((resolve, reject) => {
+    if (promise === null || signal.aborted) return resolve(null)
+    signal.addEventListener('abort', () => resolve(null), { once: true })
+    promise.then(resolve, reject)
+  })
 }
