@@ -2,9 +2,10 @@
 import { readFileSync } from 'node:fs'
 import { type ConnectionOptions, checkServerIdentity } from 'node:tls'
 import type { Logger } from 'pino'
-import postgres from 'postgres'
+import type postgres from 'postgres'
 import { ConfigError, type Options } from './config.ts'
 import { errorText } from './errors.ts'
+import { driver } from './postgres-driver.ts'
 
 /** A pool of connections. Closing it lets running queries end, for at most 1 s. */
 export type Sql = postgres.Sql & AsyncDisposable
@@ -134,7 +135,7 @@ export function connectPostgres(options: PostgresOptions): Sql {
   const address = parseDatabaseUrl(options.databaseUrl)
   const { host, port, database, user, password } = address
   const socketFolder = host.startsWith('/')
-  const sql = postgres({
+  const sql = driver({
     host,
     port,
     database,

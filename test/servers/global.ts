@@ -164,7 +164,10 @@ async function makeFolder(): Promise<string> {
 async function endLeftServers(): Promise<void> {
   for (const name of await readdir(tmpdir())) {
     const folder = join(tmpdir(), name)
-    if (!name.startsWith(folderPrefix) || (await stat(folder)).uid !== process.getuid?.()) continue
+    if (!name.startsWith(folderPrefix)) continue
+    // Another run that ends at this moment takes its folder with it.
+    const owner = await stat(folder).catch(() => null)
+    if (owner?.uid !== process.getuid?.()) continue
     const pid = Number(await readFile(join(folder, 'pid'), 'utf8').catch(() => ''))
     if (pid === 0 || (await isAlive(pid))) continue
     for (const server of await readdir(folder)) {

@@ -11,7 +11,7 @@ export interface Fired {
   cut: number
 }
 
-export interface Proxy extends AsyncDisposable {
+export interface TcpProxy extends AsyncDisposable {
   readonly port: number
   readonly fired: Readonly<Fired>
   /** The same URL with the proxy's address. */
@@ -32,7 +32,7 @@ export interface Proxy extends AsyncDisposable {
 const sliceBytes = 4096
 
 /** Listens on a free port of 127.0.0.1 and passes everything on to that port. */
-export async function startProxy(target: { port: number; host?: string }): Promise<Proxy> {
+export async function startProxy(target: { port: number; host?: string }): Promise<TcpProxy> {
   const fired: Fired = { latency: 0, bandwidth: 0, blackhole: 0, refuse: 0, cut: 0 }
   const state = { latencyMs: 0, bytesPerSecond: null as number | null, refusing: false }
   let opened: PromiseWithResolvers<void> | null = null
