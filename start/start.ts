@@ -173,7 +173,7 @@ async function startServers(options: {
 async function serveRedis(
   places: Places,
   dir: string,
-  { env, say, signal }: StartContext,
+  { env, say, board, signal }: StartContext,
 ): Promise<KeptServer> {
   const given = env['REDIS_URL']
   if (given) {
@@ -188,6 +188,7 @@ async function serveRedis(
     },
     say,
   })
+  board.listens('Redis', server.port ?? 0)
   say(`Redis: ${server.url} (redis-cli -p ${server.port})`)
   return server
 }
@@ -195,7 +196,7 @@ async function serveRedis(
 async function servePostgres(
   places: Places,
   dir: string,
-  { env, say }: StartContext,
+  { env, say, board }: StartContext,
 ): Promise<KeptServer> {
   const given = env['DATABASE_URL']
   if (given) {
@@ -208,6 +209,7 @@ async function servePostgres(
     say,
   })
   const address = join(dir, 'url')
+  board.listens('Postgres', server.port ?? 0)
   say(`Postgres: 127.0.0.1:${server.port}, schema ${schema} (psql "$(cat '${address}')")`)
   return server
 }

@@ -103,6 +103,16 @@ test('a fault is told when it begins and when it has healed', () => {
   expect(lines).toEqual(['fault: the relay is gone', 'healed after 2.0 s: the relay is gone'])
 })
 
+test('ports are told of whatever listens', () => {
+  const { board } = timedBoard()
+  board.listens('Redis', 46605)
+  board.follow([{ ...newWorker('indexer'), page: 'http://127.0.0.1:35353' }, newWorker('ingester')])
+  expect(board.state().ports).toEqual([
+    ['Redis', [46605]],
+    ['/metrics', [35353]],
+  ])
+})
+
 test('a counter that begins anew gives no negative rate', () => {
   const meter = createMeter(5_000)
   meter.take(100, 0)

@@ -28,6 +28,8 @@ export interface Board {
   stage(stage: ViewState['stage']): void
   /** What the last line tells all the time. */
   footer(text: string): void
+  /** A server of ours listens there. */
+  listens(name: string, port: number): void
   /** The workers whose states are shown from now on. */
   follow(workers: readonly WorkerState[]): void
   streams(status: StreamStatus): void
@@ -77,6 +79,7 @@ export function createBoard(options: BoardOptions): Board {
   const history: number[] = []
   const log: string[] = []
   const faults: BoardFault[] = []
+  const servers: [name: string, ports: number[]][] = []
   let footer = 'Ctrl-C ends it'
   let stage: ViewState['stage'] = 'starting'
   let workers: readonly WorkerState[] = []
@@ -95,6 +98,8 @@ export function createBoard(options: BoardOptions): Board {
     const state = workers.find((one) => one.service === service)
     return state === undefined ? 'starting' : conditionOf(state)
   }
+  const pagePorts = () =>
+    workers.flatMap(({ page }) => (page === null ? [] : [Number(new URL(page).port)]))
   const waiting = (): ViewState['waiting'] =>
     streams?.waiting ?? { live: null, labels: null, backfill: null, requests: null }
 
@@ -136,6 +141,9 @@ export function createBoard(options: BoardOptions): Board {
     },
     footer: (text) => {
       footer = text
+    },
+    listens: (name, port) => {
+      servers.push([name, [port]])
     },
     follow: (followed) => {
       workers = followed
@@ -192,6 +200,7 @@ export function createBoard(options: BoardOptions): Board {
       behindSeconds: now() - behind.at > silentMs ? null : behind.seconds,
       rows,
       backfill: backfill(),
+      ports: [...servers, ['/metrics', pagePorts()]],
       deadLetters: streams?.deadLetters ?? null,
       faults: faults.map(({ began, ended, ...shown }) => ({
         ...shown,

@@ -73,7 +73,9 @@ export function diagram(state: ViewState, width: number): Line[] {
 }
 
 function age(seconds: number | null): string {
-  return seconds === null ? '' : `${duration(seconds)} old`
+  if (seconds === null) return ''
+  const [number, unit = ''] = duration(seconds).split(' ')
+  return `${number} ${unit} late`
 }
 
 /** Entries that wait are the thing to see; none is the rule. */

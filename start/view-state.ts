@@ -46,6 +46,8 @@ export interface ViewState {
   /** Null while nobody has asked for a repo. */
   backfill: { done: number; total: number; leftSeconds: number | null } | null
   deadLetters: number | null
+  /** Where things can be reached on this machine, by name. */
+  ports: readonly (readonly [name: string, ports: readonly number[]])[]
   faults: readonly ShownFault[]
   log: readonly string[]
   footer: string

@@ -21,6 +21,11 @@ const running: ViewState = {
   rows: { record: 12345, post: 4221, like: 3021, repost: 322, follow: 2223, block: 12 },
   backfill: { done: 118, total: 240, leftSeconds: 42 },
   deadLetters: 0,
+  ports: [
+    ['Redis', [46605]],
+    ['Postgres', [37121]],
+    ['/metrics', [41573, 35353, 38007]],
+  ],
   faults: [
     { at: '20:03:12', text: 'the relay cuts its connections', stage: 'healed', seconds: 1.2 },
     { at: '20:03:42', text: 'Redis stands still for 4 s', stage: 'failing', seconds: 2.6 },
@@ -37,7 +42,7 @@ test('80 columns and 24 rows hold all of it', () => {
                   ┌────────────┐  Redis ● ready                  ┌────────────┐
  relay     25/s ─▶│  ingester  ├─ firehose_live ─────────── 0 ──▶│  indexer   │
  labeler  0.3/s ─▶│  ● ready   ├─ label_live ────────────── 0 ──▶│  ● ready   │
- lists of repos ─▶│ 0.3 s old  │                            ┌───▶│  1,311/s   │
+ lists of repos ─▶│ 0.3 s late │                            ┌───▶│  1,311/s   │
                   └─────┬──────┘                            │    └─────┬──────┘
                         │ repo_backfill 122                 │          │
                   ┌─────▼──────┐                            │    ┌─────▼──────┐
@@ -50,10 +55,10 @@ test('80 columns and 24 rows hold all of it', () => {
            repost        322   follow      2,223   block          12
  backfill  ██████████░░░░░░░░░░░ 118 of 240 repos · 49 % · about 42 s left
  lag       1,312 entries, 0.3 s behind the relay · dead letters 0
+ ports     Redis 46605 · Postgres 37121 · /metrics 41573, 35353, 38007
  faults    20:03:12 ✔ the relay cuts its connections: healed after 1.2 s
            20:03:42 ✕ Redis stands still for 4 s: for 2.6 s
  log       20:03:01 following http://127.0.0.1:33707
-
 
  Ctrl-C ends it`.slice(1),
   )
@@ -91,6 +96,7 @@ const anyState: fc.Arbitrary<ViewState> = fc.record({
   rows: fc.dictionary(text, number),
   backfill: fc.option(fc.record({ done: number, total: number, leftSeconds: perhaps })),
   deadLetters: perhaps,
+  ports: fc.array(fc.tuple(text, fc.array(fc.nat()))),
   faults: fc.array(fc.record({ at: text, text, stage: faultStage, seconds: number })),
   log: fc.array(text),
   footer: text,

@@ -61,12 +61,14 @@ export function layout(state: ViewState, { columns, rows }: Size): Line[] {
     ...air(29),
     backfill(state, width),
     standing(state),
+    ...(rows >= 24 ? [ports(state)] : []),
     ...air(25),
   ]
   const room = Math.max(0, rows - above.length - 1)
   const faults = faultLines(state.faults, Math.min(8, Math.ceil(room / 2)))
-  const log = logLines(state.log, room - faults.length)
-  const body = [...above, ...faults, ...log].slice(0, Math.max(0, rows - 1))
+  const apart = air(32)
+  const log = logLines(state.log, room - faults.length - apart.length)
+  const body = [...above, ...faults, ...apart, ...log].slice(0, Math.max(0, rows - 1))
   while (body.length < rows - 1) body.push([])
   const footer = [span(` ${state.footer}`, 'dim')]
   return [...body, footer].slice(0, Math.max(0, rows)).map((line) => cut(line, columns))
@@ -146,7 +148,19 @@ function standing({ waiting, behindSeconds, deadLetters }: ViewState): Line {
   const lag = known.length === 0 ? null : known.reduce((sum, one) => sum + one, 0)
   const behind = behindSeconds === null ? '' : `, ${duration(behindSeconds)} behind the relay`
   const dead = span(`dead letters ${short(deadLetters)}`, (deadLetters ?? 0) > 0 ? 'bad' : 'plain')
-  return [...label('lag'), span(`${short(lag)} entries${behind}`), span(' · ', 'dim'), dead]
+  return [
+    ...label('lag'),
+    span(`${short(lag)} ${lag === 1 ? 'entry' : 'entries'}${behind}`),
+    span(' · ', 'dim'),
+    dead,
+  ]
+}
+
+/** Where to connect to, all of it on this machine. */
+function ports({ ports }: ViewState): Line {
+  const known = ports.filter(([, numbers]) => numbers.length > 0)
+  const parts = known.map(([name, numbers]) => `${name} ${numbers.join(', ')}`)
+  return [...label('ports'), span(parts.join(' · '), 'dim')]
 }
 
 const stages: Readonly<Record<FaultStage, readonly [glyph: string, word: string, style: Style]>> = {
