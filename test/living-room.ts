@@ -1,0 +1,112 @@
+/** A pipeline under a living network, on servers that a test breaks: what must be true when all is quiet. */
+import { expect, vi } from 'vitest'
+import { encodeRequest } from '../shared/events.ts'
+import { ledgerBalance } from '../shared/streams/ledger.ts'
+import { streams } from '../shared/streams/names.ts'
+import { createWorld } from '../simulator/living.ts'
+import { compareWithModel, describeDifferences } from '../simulator/model/compare.ts'
+import { createHeard } from '../simulator/model/heard.ts'
+import { createModel } from '../simulator/model.ts'
+import type { Network } from '../simulator/network.ts'
+import { type Pipeline, type RunningWorker, type Servers, startPipeline } from './pipeline.ts'
+
+const groups = {
+  [streams.requests]: 'repo_backfill_group',
+  [streams.backfill]: 'firehose_group',
+  [streams.live]: 'firehose_group',
+  [streams.labels]: 'label_group',
+}
+const patience = { timeout: 60_000, interval: 50 }
+/** Repos whose keys or homes change meanwhile, or that end, may be dead letters by right. */
+const leftOut = ['signingKey', 'migration', 'deletion'] as const
+
+export interface LivingRoom extends AsyncDisposable {
+  readonly pipeline: Pipeline
+  readonly workers: readonly RunningWorker[]
+  /** The relay's position up to which everything is in Redis. */
+  cursor(): Promise<number>
+  /** Resolves when events that the relay sent after this moment are in Redis, and others are in Postgres. */
+  progress(): Promise<void>
+  /** Ends the network's life, waits until all is quiet, and compares everything with the model. */
+  settle(): Promise<void>
+}
+
+/** Starts everything, and the network's life at so many commits a second. */
+export async function openLivingRoom(options: {
+  seed: string
+  rate: number
+  servers: Servers
+}): Promise<LivingRoom> {
+  const { seed, rate, servers } = options
+  const heard = createHeard()
+  const pipeline = await startPipeline({ seed, pds: 2, onEvent: heard.note, servers })
+  const { network, redis, sql } = pipeline
+  const world = createWorld(network, { without: leftOut })
+  await world.populate({ accounts: 12, older: 4, history: 30 })
+  const workers = [
+    await pipeline.start('indexer', { INDEXER_BATCH_SIZE: '20', INDEXER_CONCURRENCY: '40' }),
+    await pipeline.start('backfiller', {
+      BACKFILLER_BATCH_SIZE: '20',
+      BACKFILLER_RETRY_INITIAL_BACKOFF_MS: '50',
+      BACKFILLER_RETRY_MAX_BACKOFF_MS: '200',
+    }),
+    await pipeline.start('ingester', { INGESTER_LABELER_HOSTS: network.labeler.url }),
+  ]
+  const end = new AbortController()
+  const life = world.live({ rate, signal: end.signal })
+  life.catch(() => {})
+
+  const cursorOf = async (stream: string, host: string) =>
+    Number((await redis.get(`${stream}:cursor:${host}`)) ?? 0)
+  const cursor = () => cursorOf(streams.live, network.relay.host)
+  const applied = async () => {
+    const [row] = await sql<{ count: number }[]>`select count(*)::int as count from record`
+    return row?.count ?? 0
+  }
+  const until = <T>(get: () => Promise<T>, check: (value: T) => void) =>
+    vi.waitFor(async () => check(await get()), patience)
+
+  return {
+    pipeline,
+    workers,
+    cursor,
+    async progress() {
+      const seq = network.relay.lastSeq
+      const rows = await applied()
+      await until(cursor, (now) => expect(now).toBeGreaterThan(seq))
+      await until(applied, (now) => expect(now).toBeGreaterThan(rows))
+    },
+    async settle() {
+      end.abort()
+      await life
+      for (const did of activeRepos(network).keys()) {
+        await redis.xadd(streams.requests, '*', ...encodeRequest({ did }))
+      }
+      await until(cursor, (seq) => expect(seq).toBe(network.relay.lastSeq))
+      const labels = () => cursorOf(streams.labels, network.labeler.host)
+      await until(labels, (seq) => expect(seq).toBe(network.labeler.lastSeq))
+      for (const [stream, group] of Object.entries(groups)) {
+        const left = () => ledgerBalance(redis, stream, group)
+        await until(left, (ledger) =>
+          expect(ledger, stream).toMatchObject({ pending: 0, lag: 0, balanced: true }),
+        )
+        expect(await redis.xrange(`${stream}_dlq`, '-', '+')).toEqual([])
+      }
+      const unresolved = () => sql`select key from reconcile where kind = 'handle'`
+      await until(unresolved, (rows) => expect(rows.length).toBe(0))
+      const model = createModel(network, { heard, fetched: activeRepos(network) })
+      expect(describeDifferences(await compareWithModel(sql, model))).toBe('')
+    },
+    async [Symbol.asyncDispose]() {
+      end.abort()
+      await life.catch(() => {})
+      await pipeline[Symbol.asyncDispose]()
+    },
+  }
+}
+
+/** By DID, with the rev that each has. */
+function activeRepos(network: Network): Map<string, string> {
+  const active = [...network.states()].filter(([, { active }]) => active)
+  return new Map(active.map(([did, { rev }]) => [did, rev ?? '']))
+}
