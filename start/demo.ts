@@ -36,8 +36,11 @@ export interface DemoOptions {
 
 interface Trouble {
   text: string
-  /** Lets it happen, and resolves when its cause is gone; null when it can't happen now. */
-  happen(): Promise<void> | null
+  /**
+   * Lets it happen, and resolves when its cause is gone, with what it has met; null when it can't
+   * happen now.
+   */
+  happen(): Promise<string | null> | null
 }
 
 /** Lets one fault after another happen until the signal aborts; what it has stopped goes on then. */
@@ -48,8 +51,9 @@ export async function demo(options: DemoOptions): Promise<void> {
     await network.ask({ do: 'clear', fault: slow })
     const failing = await network.ask({ do: 'fault', method: getRepo, fault })
     await sleep(ms, signal)
-    await network.ask({ do: 'clear', fault: failing })
+    const fired = await network.ask({ do: 'clear', fault: failing })
     slow = await network.ask({ do: 'fault', method: getRepo, fault: slowly })
+    return `${fired} answers`
   }
   const troubles = troublesOf(options, failFor)
   while (!signal.aborted && !board.isSound()) await sleep(lookEveryMs, signal)
@@ -64,9 +68,9 @@ async function show(trouble: Trouble, { board, signal }: DemoOptions): Promise<v
   const happening = trouble.happen()
   if (happening === null) return sleep(lookEveryMs, signal)
   const fault = board.fault(trouble.text)
-  await happening
+  const met = await happening
   if (signal.aborted) return
-  fault.healing()
+  fault.healing(met)
   const healed = await heals(board, signal)
   if (signal.aborted) return
   if (healed) fault.healed()
@@ -89,9 +93,11 @@ async function heals(board: Board, signal: AbortSignal): Promise<boolean> {
 }
 
 function troublesOf(
-  { network, workers, servers, signal }: DemoOptions,
-  failFor: (fault: FaultKind, ms: number) => Promise<void>,
+  { board, network, workers, servers, signal }: DemoOptions,
+  failFor: (fault: FaultKind, ms: number) => Promise<string>,
 ): readonly Trouble[] {
+  // A PDS that nobody asks for a repo fails nobody.
+  const isFetching = () => (board.state().waiting.requests ?? 0) > 0
   const kill = (service: Service): Trouble => ({
     text: `the ${service} is killed`,
     happen: () => {
@@ -101,17 +107,17 @@ function troublesOf(
   })
   const killServer = (name: string, server: KeptServer): Trouble => ({
     text: `${name} is killed`,
-    happen: () => (server.pid === null ? null : endOfServer(server, server.pid, signal)),
+    happen: () => (server.pid === null ? null : endOf(server, server.pid, signal)),
   })
   return [
     {
       text: 'the relay cuts its connections',
-      happen: async () => void (await network.ask({ do: 'cut' })),
+      happen: async () => `${await network.ask({ do: 'cut' })} of them`,
     },
     kill('indexer'),
     {
       text: 'every PDS answers 503 for 6 s',
-      happen: () => failFor({ kind: 'status', status: 503 }, 6_000),
+      happen: () => (isFetching() ? failFor({ kind: 'status', status: 503 }, 6_000) : null),
     },
     {
       text: 'Redis stands still for 4 s',
@@ -124,7 +130,7 @@ function troublesOf(
       text: 'every PDS asks for patience (429) for 5 s',
       happen: () => {
         const headers = { 'retry-after': '2' }
-        return failFor({ kind: 'status', status: 429, headers }, 5_000)
+        return isFetching() ? failFor({ kind: 'status', status: 429, headers }, 5_000) : null
       },
     },
     kill('ingester'),
@@ -132,22 +138,28 @@ function troublesOf(
   ]
 }
 
-/** Kills the worker and resolves when it is seen to be gone. */
-async function endOf(worker: WorkerState, pid: number, signal: AbortSignal): Promise<void> {
-  process.kill(pid, 'SIGKILL')
-  while (!signal.aborted && worker.pid === pid) await sleep(lookEveryMs, signal)
+/** Kills the process and resolves when whoever keeps it has seen that. */
+async function endOf(
+  kept: { pid: number | null },
+  pid: number,
+  signal: AbortSignal,
+): Promise<null> {
+  send(pid, 'SIGKILL')
+  while (!signal.aborted && kept.pid === pid) await sleep(lookEveryMs, signal)
+  return null
 }
 
-async function endOfServer(server: KeptServer, pid: number, signal: AbortSignal): Promise<void> {
-  process.kill(pid, 'SIGKILL')
-  while (!signal.aborted && server.pid === pid) await sleep(lookEveryMs, signal)
+async function standStill(pid: number, ms: number, signal: AbortSignal): Promise<null> {
+  send(pid, 'SIGSTOP')
+  await sleep(ms, signal)
+  send(pid, 'SIGCONT')
+  return null
 }
 
-async function standStill(pid: number, ms: number, signal: AbortSignal): Promise<void> {
-  process.kill(pid, 'SIGSTOP')
+function send(pid: number, name: NodeJS.Signals): void {
   try {
-    await sleep(ms, signal)
-  } finally {
-    process.kill(pid, 'SIGCONT')
+    process.kill(pid, name)
+  } catch {
+    // It is gone, and started again by whoever keeps it.
   }
 }

@@ -22,14 +22,16 @@ export interface Status {
   /** Repos that wait for the backfiller. */
   requests: number
   deadLetters: number
-  /** Rows by table, as the statistics know them. */
+  /** Rows by table, large ones as Postgres estimates them. */
   rows: Readonly<Record<string, number>>
 }
 
 const eventStreams = [streams.live, streams.backfill, streams.labels] as const
+/** A table this large is read in some milliseconds. */
+const countedBytes = 32 * 2 ** 20
 const shownTables = ['record', 'post', 'like', 'repost', 'follow', 'profile'] as const
 
-/** Measures now. Costs the same however much there is: no table is counted. */
+/** Measures now. Costs about the same however much there is: no large table is counted. */
 export async function measure(redis: Redis, sql: Sql, schema: string): Promise<Status> {
   const [measured, rows] = await Promise.all([
     measureStreams(redis),
@@ -96,18 +98,30 @@ async function countDeadLetters(redis: Redis): Promise<number> {
   return sum(await Promise.all(names.map((name) => redis.xlen(name))))
 }
 
-/** Rows by table, in the tables' order, as the statistics know them. */
+/**
+ * Rows by table, in the tables' order: counted where that costs next to nothing, else as Postgres
+ * estimates them.
+ */
 export async function measureRows(
   sql: Sql,
   schema: string,
   tables: readonly string[],
 ): Promise<Record<string, number>> {
   // The statistics are empty after a crash, the planner's estimate before the first analyze.
-  const found = await sql<{ name: string; rows: number }[]>`
-    select t.relname as name, greatest(t.n_live_tup, c.reltuples)::float8 as rows
+  const found = await sql<{ name: string; rows: number; bytes: number }[]>`
+    select t.relname as name, greatest(t.n_live_tup, c.reltuples)::float8 as rows,
+      pg_relation_size(c.oid)::float8 as bytes
     from pg_stat_user_tables t join pg_class c on c.oid = t.relid
     where t.schemaname = ${schema} and t.relname in ${sql([...tables])}`
-  const rows = new Map(found.map(({ name, rows }) => [name, Math.max(0, rows)]))
+  const counts = await Promise.all(
+    found.map(async ({ name, rows, bytes }): Promise<[string, number]> => {
+      if (bytes > countedBytes) return [name, Math.max(0, rows)]
+      const [counted] = await sql<{ rows: number }[]>`
+        select count(*)::float8 as rows from ${sql(schema)}.${sql(name)}`
+      return [name, counted?.rows ?? 0]
+    }),
+  )
+  const rows = new Map(counts)
   return Object.fromEntries(tables.map((name) => [name, rows.get(name) ?? 0]))
 }
 

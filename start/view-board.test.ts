@@ -93,14 +93,17 @@ test('a fault is told when it begins and when it has healed', () => {
   const { board, clock } = timedBoard({ onFault: (line) => lines.push(line) })
   const fault = board.fault('the relay is gone')
   clock.ms = 2_000
-  fault.healing()
+  fault.healing('2 readers')
   expect(board.state().faults).toEqual([
-    { at: 'noon', text: 'the relay is gone', stage: 'healing', seconds: 2 },
+    { at: 'noon', text: 'the relay is gone (2 readers)', stage: 'healing', seconds: 2 },
   ])
   fault.healed()
   clock.ms = 9_000
   expect(board.state().faults[0]).toMatchObject({ stage: 'healed', seconds: 2 })
-  expect(lines).toEqual(['fault: the relay is gone', 'healed after 2.0 s: the relay is gone'])
+  expect(lines).toEqual([
+    'fault: the relay is gone',
+    'healed after 2.0 s: the relay is gone (2 readers)',
+  ])
 })
 
 test('ports are told of whatever listens', () => {

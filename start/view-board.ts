@@ -16,8 +16,8 @@ export interface BoardOptions {
 
 /** A fault on the board. */
 export interface Fault {
-  /** Its cause is gone; now everything has to work again. */
-  healing(): void
+  /** Its cause is gone, and this is what it has met; now everything has to work again. */
+  healing(met: string | null): void
   healed(): void
   /** It took too long: nobody waits for it any more. */
   stuck(): void
@@ -122,10 +122,13 @@ export function createBoard(options: BoardOptions): Board {
       if (stage === 'healing') return
       shown.ended = now()
       const words = stage === 'healed' ? 'healed' : 'not healed'
-      onFault?.(`${words} after ${duration((shown.ended - shown.began) / 1_000)}: ${text}`)
+      onFault?.(`${words} after ${duration((shown.ended - shown.began) / 1_000)}: ${shown.text}`)
     }
     return {
-      healing: () => enter('healing'),
+      healing: (met) => {
+        if (met !== null) shown.text = `${text} (${met})`
+        enter('healing')
+      },
       healed: () => enter('healed'),
       stuck: () => enter('stuck'),
     }
