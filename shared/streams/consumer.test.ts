@@ -451,6 +451,28 @@ test('a death while an entry is open alone is remembered', async () => {
   expect(last.tries).toEqual([])
 })
 
+test('an entry given back when it was opened alone is no suspect', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  await (await bed.producer()).append({ entries: events('patient') })
+  await bed.redis.xgroup('CREATE', stream, group, '0')
+  await readAndDie(bed.redis, 'one', 1)
+  for (const _ of range(1, 3))
+    await bed.redis.xreadgroup('GROUP', group, 'one', 'STREAMS', stream, '0')
+  let tries = 0
+  const consumer = bed.consumer({
+    minIdleMs,
+    apply: async (entries) => {
+      tries += 1
+      return entries.map(() => (tries < 6 ? 'pending' : 'applied'))
+    },
+  })
+  await eventually(() => pending(bed.redis)).toBe(0)
+  await consumer.stop()
+  expect(tries).toBe(6)
+  expect(await bed.redis.exists('s_dlq')).toBe(0)
+})
+
 test('a full dead-letter stream stops the intake with an alarm, until there is room', async () => {
   await using server = await testRedis()
   await using bed = testbed(server.url)
