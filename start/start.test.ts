@@ -137,7 +137,7 @@ test('a relay that can not be reached is told in words within 10 s', {
 }, async () => {
   await using folder = await testFolder()
   const started = npmStart('--data', folder.path, '--relay', nowhere)
-  await says(started, /following/)
+  await says(started, /ingester: http/)
   await says(started, /the relay 127\.0\.0\.1:1 can't be reached .*nothing listens there/, 10_000)
   started.child.kill('SIGINT')
   expect(await started.exited).toBe(0)
