@@ -330,6 +330,26 @@ describe('a Redis that has gone back', () => {
     expect(await room.events()).toHaveLength(102)
     expect(await ingester.metric('ingester_stream_rewound_total')).toBe(1)
   })
+
+  test('has a commit read again from before its account rested, though the rest is known', async () => {
+    await using room = await aRoom()
+    const { network, redis } = room
+    const { relay } = network
+    const account = await network.account()
+    const before = relay.lastSeq
+    const post = { text: 'hello', createdAt: '2026-01-01T00:00:00.000Z' }
+    await account.create('app.bsky.feed.post', post)
+    network.emitAccount(account.did, { active: false, status: 'deactivated' })
+    await using ingester = startIngester(room.env)
+    await room.caughtUp()
+    await redis.del('firehose_live')
+    await redis.set(`firehose_live:cursor:${relay.host}`, String(before))
+    network.emitIdentity(account.did)
+    await room.caughtUp()
+    const types = (await room.events()).map(({ type }) => type)
+    expect(types).toEqual(['create', 'account', 'identity'])
+    expect(await ingester.metric('ingester_refused_total')).toBe(0)
+  })
 })
 
 describe('a stop', () => {

@@ -74,7 +74,8 @@ export function createVerifier(options: VerifierOptions): Translate {
   const limit = pLimit(lookUpsAtOnce)
   /** Their documents are to be fetched anew before the next commit is judged. */
   const stale = createRecent(accountsRemembered)
-  const inactive = createRecent(accountsRemembered)
+  /** Since which position: what is read again from before it is taken. */
+  const inactive = new Map<string, number>()
   const refreshed = new Map<string, number>()
   const refreshing = new Map<string, Promise<LookUp>>()
 
@@ -162,7 +163,8 @@ export function createVerifier(options: VerifierOptions): Translate {
   }
 
   const commit = async (message: CommitMessage): Promise<readonly string[][]> => {
-    if (inactive.has(message.did)) {
+    const restsSince = inactive.get(message.did)
+    if (restsSince !== undefined && message.seq > restsSince) {
       throw new RefusedError('account-inactive', 'a commit of an account that is not active')
     }
     const opened = openMessage(message, now())
@@ -197,8 +199,12 @@ export function createVerifier(options: VerifierOptions): Translate {
   }
 
   const account = ({ seq, time, did, active, status }: AccountMessage): readonly string[][] => {
-    if (active || speaking.has(status ?? '')) inactive.delete(did)
-    else inactive.add(did)
+    inactive.delete(did)
+    if (!active && !speaking.has(status ?? '')) inactive.set(did, seq)
+    for (const [oldest] of inactive) {
+      if (inactive.size <= accountsRemembered) break
+      inactive.delete(oldest)
+    }
     return [encodeEvent({ type: 'account', seq, time, did, active, status })]
   }
 

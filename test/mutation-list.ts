@@ -796,8 +796,8 @@ export const mutations: readonly Mutation[] = [
     law: 'Commits of an account that is not active are refused.',
     words: 'the state of the account is not looked at',
     file: 'ingester/verify.ts',
-    old: 'if (inactive.has(message.did)) {',
-    new: "if (inactive.has('')) {",
+    old: 'const restsSince = inactive.get(message.did)',
+    new: "const restsSince = inactive.get('')",
     ...{ test: follow, title: 'of the relay scenario deactivation' },
   },
   {
