@@ -7,6 +7,8 @@ import { run } from '../../start/process.ts'
 export interface LossyDisk extends AsyncDisposable {
   /** Where it is mounted, also after a power cut. */
   readonly path: string
+  /** Makes everything durable that is written by now. */
+  sync(): Promise<void>
   /**
    * Cuts the power: what the file system had not been made to write is gone. Whoever uses the disk
    * must have been killed before. Resolves when it is mounted again, its journal read.
@@ -43,6 +45,7 @@ export async function lossyDisk(options: { megabytes: number }): Promise<LossyDi
   await chmod(path, 0o755)
   return {
     path,
+    sync: () => must('sync', ['-f', path]),
     async cutPower() {
       const before = image()
       life += 1

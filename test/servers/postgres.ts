@@ -85,7 +85,9 @@ export async function ownPostgres(options: OwnPostgresOptions = {}): Promise<Own
   const dir = options.dir ?? (await mkdtemp(join(inject('servers').folder, 'postgres-')))
   if (options.dir === undefined) await chmod(dir, 0o755)
   const settings = { shared_buffers: '64MB', ...options.settings }
-  const launch = () => startPostgres({ places, dir, port, settings, unsafe: true })
+  // A folder that was given may be on a disk that loses its power.
+  const unsafe = options.dir === undefined
+  const launch = () => startPostgres({ places, dir, port, settings, unsafe })
   let server: EmbeddedPostgres | null = await launch()
   const { url } = server
   await migrate({ databaseUrl: url, schema: 'bsky' })
