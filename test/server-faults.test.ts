@@ -11,7 +11,8 @@ import { type OwnPostgres, ownPostgres } from './servers/postgres.ts'
 import { startProxy, type TcpProxy } from './servers/proxy.ts'
 import { type OwnRedis, ownRedis } from './servers/redis.ts'
 
-vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 })
+// What Redis gives back as pending comes again after a minute only.
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 60_000 })
 
 const resources = new AsyncDisposableStack()
 let redis: OwnRedis
