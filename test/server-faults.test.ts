@@ -1,5 +1,5 @@
 /** Redis and Postgres fail in every way while the network lives: no worker ends, and nothing is lost. */
-import { cp, rm } from 'node:fs/promises'
+import { cp, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
@@ -7,6 +7,7 @@ import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { streams } from '../shared/streams/names.ts'
 import { compareIds, readState } from '../shared/streams/state.ts'
 import { type LivingRoom, openLivingRoom } from './living-room.ts'
+import { smallDisk } from './servers/disk.ts'
 import { type OwnPostgres, ownPostgres } from './servers/postgres.ts'
 import { startProxy, type TcpProxy } from './servers/proxy.ts'
 import { type OwnRedis, ownRedis } from './servers/redis.ts'
@@ -132,6 +133,26 @@ test('every session in Postgres is terminated', async () => {
   expect(ended.every((row) => row['ended'] === true)).toBe(true)
   await room.progress()
 })
+
+test.runIf(process.getuid?.() === 0)(
+  'the disk of Postgres is full, and has room again',
+  async () => {
+    const { sql } = room.pipeline
+    const { uid, gid } = await stat(join(database.dir, 'cluster'))
+    await using disk = await smallDisk({ megabytes: 16, uid, gid })
+    await sql.unsafe(`create tablespace small location '${disk.path}'`)
+    await sql`alter table bsky.record set tablespace small`
+    await disk.fill()
+    const filler = sql`create table bsky.filler tablespace small as select repeat('x', 9000) as text`
+    await expect(filler).rejects.toMatchObject({ code: '53100' })
+    const stuck = () => room.pipeline.left(streams.live, 'firehose_group')
+    await expect.poll(stuck, { timeout: 60_000 }).toBeGreaterThan(30)
+    await disk.empty()
+    await room.progress()
+    await sql`alter table bsky.record set tablespace pg_default`
+    await sql`drop tablespace small`
+  },
+)
 
 test('the connections to Postgres are slow, then refused, then cut', async () => {
   toPostgres.latency(20)

@@ -16,6 +16,45 @@ export interface LossyDisk extends AsyncDisposable {
   cutPower(): Promise<void>
 }
 
+export interface SmallDisk extends AsyncDisposable {
+  readonly path: string
+  /** Leaves not a byte of room. */
+  fill(): Promise<void>
+  /** Takes away what filled it. */
+  empty(): Promise<void>
+}
+
+/** Makes a small disk for that user: a real file system in memory. Needs root. */
+export async function smallDisk(options: {
+  megabytes: number
+  uid: number
+  gid: number
+}): Promise<SmallDisk> {
+  const { megabytes, uid, gid } = options
+  const path = await mkdtemp(join(inject('servers').folder, 'small-'))
+  const settings = `size=${megabytes}m,mode=0700,uid=${uid},gid=${gid}`
+  await must('mount', ['-t', 'tmpfs', '-o', settings, 'tmpfs', path])
+  const ballast = join(path, 'ballast')
+  return {
+    path,
+    async fill() {
+      const file = await open(ballast, 'a')
+      try {
+        for (;;) await file.appendFile(Buffer.alloc(4096))
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+      } finally {
+        await file.close()
+      }
+    },
+    empty: () => rm(ballast),
+    async [Symbol.asyncDispose]() {
+      await must('umount', ['--lazy', path])
+      await rm(path, { recursive: true, force: true })
+    },
+  }
+}
+
 /** Longer than any test: the journal is written when somebody syncs, and not by the clock. */
 const journalSeconds = 3_600
 
