@@ -12,6 +12,7 @@ export default defineConfig({
     reporters: ['default', './test/summary-reporter.ts'],
     // Generous: the tests wait for conditions, never for time, and a machine may be slow.
     testTimeout: 30_000,
+    expect: { poll: { timeout: 20_000 } },
     hookTimeout: 60_000,
     teardownTimeout: 30_000,
   },

@@ -15,6 +15,8 @@ import { type OwnRedis, ownRedis } from './servers/redis.ts'
 // What Redis gives back as pending comes again after a minute only.
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 60_000 })
 
+const patience = { timeout: 60_000 }
+
 const resources = new AsyncDisposableStack()
 let redis: OwnRedis
 let database: OwnPostgres
@@ -64,8 +66,12 @@ test('Redis is full, and has room again', async () => {
   await room.pipeline.redis.config('SET', 'maxmemory', '1mb')
   await expect(ask(redis.url, (client) => client.set('more', 'bytes'))).rejects.toThrow(/^OOM/)
   const stopped = await room.cursor()
-  await expect.poll(() => room.pipeline.network.relay.lastSeq).toBeGreaterThan(stopped + 30)
-  await room.pipeline.redis.config('SET', 'maxmemory', limit)
+  try {
+    const { relay } = room.pipeline.network
+    await expect.poll(() => relay.lastSeq, patience).toBeGreaterThan(stopped + 30)
+  } finally {
+    await room.pipeline.redis.config('SET', 'maxmemory', limit)
+  }
   await room.progress()
 })
 
@@ -93,7 +99,7 @@ test('the connections to Redis are slow, then silent, then cut', async () => {
   await room.progress()
   toRedis.latency(0)
   toRedis.blackhole(true)
-  await expect.poll(() => toRedis.fired.blackhole).toBeGreaterThan(0)
+  await expect.poll(() => toRedis.fired.blackhole, patience).toBeGreaterThan(0)
   toRedis.cut()
   toRedis.blackhole(false)
   await room.progress()
@@ -146,7 +152,7 @@ test.runIf(process.getuid?.() === 0)(
     const filler = sql`create table bsky.filler tablespace small as select repeat('x', 9000) as text`
     await expect(filler).rejects.toMatchObject({ code: '53100' })
     const stuck = () => room.pipeline.left(streams.live, 'firehose_group')
-    await expect.poll(stuck, { timeout: 60_000 }).toBeGreaterThan(30)
+    await expect.poll(stuck, patience).toBeGreaterThan(30)
     await disk.empty()
     await room.progress()
     await sql`alter table bsky.record set tablespace pg_default`
@@ -160,7 +166,7 @@ test('the connections to Postgres are slow, then refused, then cut', async () =>
   toPostgres.latency(0)
   toPostgres.refuse(true)
   toPostgres.cut()
-  await expect.poll(() => toPostgres.fired.refuse, { timeout: 20_000 }).toBeGreaterThan(0)
+  await expect.poll(() => toPostgres.fired.refuse, patience).toBeGreaterThan(0)
   toPostgres.refuse(false)
   await room.progress()
   expect(toPostgres.fired.latency).toBeGreaterThan(0)
