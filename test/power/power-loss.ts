@@ -134,8 +134,6 @@ describe('under a living network', () => {
     const before = await inMemory(machine)
     await cutPostgres(machine)
     expect((await inMemory(machine)).rows).toBeLessThan(before.rows)
-    // Nobody delivers that again, and the new fetch of every repo at the end brings not all of it back.
-    await expect(room.settle()).rejects.toThrow()
   })
 
   async function folderOn(disk: LossyDisk): Promise<string> {
