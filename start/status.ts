@@ -2,6 +2,7 @@
 import type { Redis } from 'ioredis'
 import type { Sql } from 'postgres'
 import { deadLetterStream, ledgerKey, namedGroups, streams } from '../shared/streams/names.ts'
+import { readState } from '../shared/streams/state.ts'
 import { grouped } from './plain.ts'
 
 /** What Redis knows. */
@@ -77,20 +78,9 @@ async function countDone(redis: Redis, streams: readonly string[]): Promise<numb
 
 /** Entries of the stream that its slowest group has not acknowledged. */
 async function waiting(redis: Redis, stream: string): Promise<number> {
-  const groups = await groupsOf(redis, stream)
-  if (groups.length === 0) return redis.xlen(stream)
-  const behind = groups.map((group) => Number(group['lag'] ?? 0) + Number(group['pending'] ?? 0))
-  return Math.max(...behind)
-}
-
-async function groupsOf(redis: Redis, stream: string): Promise<Record<string, unknown>[]> {
-  if ((await redis.exists(stream)) === 0) return []
-  const reply = (await redis.xinfo('GROUPS', stream)) as unknown[][]
-  return reply.map((group) => {
-    const pairs: [string, unknown][] = []
-    for (let at = 0; at + 1 < group.length; at += 2) pairs.push([String(group[at]), group[at + 1]])
-    return Object.fromEntries(pairs)
-  })
+  const { length, groups } = await readState(redis, stream)
+  if (groups.length === 0) return length
+  return Math.max(...groups.map(({ lag, pending }) => (lag ?? 0) + pending))
 }
 
 async function countDeadLetters(redis: Redis): Promise<number> {
