@@ -158,8 +158,8 @@ async function slowTransactions({ sql }: Pipeline): Promise<void> {
 }
 
 async function migrateBeside(databaseUrl: string): Promise<{ code: number; text: string }> {
-  const main = fileURLToPath(new URL('../migrations/main.ts', import.meta.url))
-  const child = spawn(process.execPath, [main], {
+  const main = fileURLToPath(new URL('../cli/main.ts', import.meta.url))
+  const child = spawn(process.execPath, [main, 'migrate'], {
     env: { PATH: env['PATH'] ?? '', DATABASE_URL: databaseUrl, LOG_LEVEL: 'info' },
     stdio: ['ignore', 'pipe', 'pipe'],
   })

@@ -1,0 +1,45 @@
+/** What every command of `sluice` is made of: a context, an action that gives an exit code, a user's mistake. */
+import type { Command } from 'commander'
+import type { Environment } from '../shared/config.ts'
+import type { Output } from './output.ts'
+
+/** 0: done. 1: it failed, or what it looked for is wrong. 2: the user's mistake; nothing was changed. */
+export type ExitCode = 0 | 1 | 2
+
+/** What a command gets to work with. */
+export interface Context {
+  env: Environment
+  /** Aborts at SIGINT and SIGTERM: what is under way ends at its next safe point. */
+  signal: AbortSignal
+  out: Output
+  /** The exit code of the process; an action sets it through `act`. */
+  exit: (code: ExitCode) => void
+}
+
+/** A module of `cli/`: adds its command to the program. */
+export type Register = (program: Command, context: Context) => void
+
+/** The user asked for what can't be: the message says what to do, without a stack trace. Exit code 2. */
+export class UserError extends Error {
+  override name = 'UserError'
+}
+
+/**
+ * An action for `command.action`: `run` gets the command's arguments and its options last, and gives
+ * the exit code (nothing means 0). `--json`, where the command has it, is applied to the output.
+ */
+export function act<A extends readonly unknown[]>(
+  context: Context,
+  run: (...args: A) => Promise<ExitCode | undefined> | ExitCode | undefined,
+): (...args: [...A, Command]) => Promise<void> {
+  return async (...all) => {
+    const command = all.at(-1) as Command
+    if (command.optsWithGlobals()['json'] === true) context.out.json()
+    context.exit((await run(...(all.slice(0, -1) as unknown as A))) ?? 0)
+  }
+}
+
+/** The text that help shows below a command's options: what one would type. */
+export function examples(lines: readonly string[]): string {
+  return `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`
+}

@@ -1,0 +1,117 @@
+/** What a command prints: rows for people or JSON for programs, and a bar for what takes long. */
+import { styleText } from 'node:util'
+import stringWidth from 'string-width'
+
+export type Cell = string | number | boolean | null
+export type Row = Readonly<Record<string, Cell>>
+
+/** A stream to print to; `isTTY` decides about colours and bars. */
+export interface Sink {
+  write(text: string): unknown
+  isTTY?: boolean
+}
+
+export interface Output {
+  /** From now on values are printed as JSON, one a line, and lines for people are left out. */
+  json(): void
+  /** One value: `text` makes the lines for people of it. */
+  value(value: unknown, text: () => string): void
+  /** A table with the columns of its first row; as JSON an array of the rows. `none` is said when it is empty. */
+  rows(rows: readonly Row[], none: string): void
+  /** A line for people only, on standard error: what happens, hints. */
+  say(text: string): void
+  /** Progress on standard error, where that is a terminal; else a line now and then. */
+  progress(what: string): Progress
+}
+
+export interface Progress extends Disposable {
+  /** `total` null: not known. */
+  at(done: number, total: number | null): void
+}
+
+const barWidth = 30
+/** Without a terminal a line so often is enough for a log. */
+const lineEveryMs = 10_000
+const drawEveryMs = 100
+
+/** `out` takes results, `err` what is said beside them. */
+export function createOutput(out: Sink, err: Sink, now: () => number = Date.now): Output {
+  let isJson = false
+  return {
+    json() {
+      isJson = true
+    },
+    value(value, text) {
+      out.write(`${isJson ? JSON.stringify(value) : visible(text(), '\n')}\n`)
+    },
+    rows(rows, none) {
+      if (isJson) out.write(`${JSON.stringify(rows)}\n`)
+      else if (rows.length === 0) out.write(`${none}\n`)
+      else out.write(table(rows, out.isTTY === true))
+    },
+    say(text) {
+      err.write(`${visible(text, '\n')}\n`)
+    },
+    progress: (what) => createProgress(what, err, now),
+  }
+}
+
+/** Foreign text with what would move the cursor, change colours or turn the line around made visible. */
+export function visible(text: string, kept = ''): string {
+  return text.replace(/[\p{Cc}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu, (character) =>
+    kept.includes(character)
+      ? character
+      : `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )
+}
+
+function table(rows: readonly Row[], isTTY: boolean): string {
+  const names = Object.keys(rows[0] ?? {})
+  const cells = rows.map((row) => names.map((name) => shown(row[name] ?? null)))
+  const widths = names.map((name, column) =>
+    Math.max(stringWidth(name), ...cells.map((row) => stringWidth(row[column] ?? ''))),
+  )
+  const numeric = names.map((name) => rows.every((row) => typeof row[name] === 'number'))
+  const lineOf = (texts: readonly string[]) =>
+    texts
+      .map((text, column) => {
+        const gap = ' '.repeat((widths[column] ?? 0) - stringWidth(text))
+        return numeric[column] ? gap + text : text + gap
+      })
+      .join('  ')
+      .trimEnd()
+  const head = lineOf(names)
+  const lines = [isTTY ? styleText('bold', head) : head, ...cells.map(lineOf)]
+  return `${lines.join('\n')}\n`
+}
+
+function shown(cell: Cell): string {
+  return cell === null ? '-' : visible(String(cell))
+}
+
+function createProgress(what: string, err: Sink, now: () => number): Progress {
+  const isTTY = err.isTTY === true
+  const every = isTTY ? drawEveryMs : lineEveryMs
+  let drawnAt = isTTY ? 0 : now()
+  let last = ''
+  const draw = () => err.write(isTTY ? `\r\u001b[K${last}` : `${last}\n`)
+  return {
+    at(done, total) {
+      last =
+        total === null ? `${what}: ${done}` : `${what}: ${bar(done, total)} ${done} of ${total}`
+      if (now() - drawnAt < every) return
+      drawnAt = now()
+      draw()
+    },
+    [Symbol.dispose]() {
+      if (last === '') return
+      draw()
+      if (isTTY) err.write('\n')
+    },
+  }
+}
+
+function bar(done: number, total: number): string {
+  const full = total === 0 ? barWidth : Math.min(barWidth, Math.floor((done / total) * barWidth))
+  return `${'█'.repeat(full)}${'░'.repeat(barWidth - full)}`
+}
