@@ -26,16 +26,16 @@ export class UserError extends Error {
 
 /**
  * An action for `command.action`: `run` gets the command's arguments and its options last, and gives
- * the exit code (nothing means 0). `--json`, where the command has it, is applied to the output.
+ * the exit code. `--json`, where the command has it, is applied to the output.
  */
 export function act<A extends readonly unknown[]>(
   context: Context,
-  run: (...args: A) => Promise<ExitCode | undefined> | ExitCode | undefined,
+  run: (...args: A) => Promise<ExitCode>,
 ): (...args: [...A, Command]) => Promise<void> {
   return async (...all) => {
     const command = all.at(-1) as Command
     if (command.optsWithGlobals()['json'] === true) context.out.json()
-    context.exit((await run(...(all.slice(0, -1) as unknown as A))) ?? 0)
+    context.exit(await run(...(all.slice(0, -1) as unknown as A)))
   }
 }
 
