@@ -109,6 +109,24 @@ describe('proofs of commits', () => {
     expect(refusal({ ...legacy, ops: message.ops.map((op) => ({ ...op, cid })) })).toBe('op')
   })
 
+  test('without prevData too an op is refused that the tree does not show', () => {
+    const message = { ...aCommit('create'), prevData: null }
+    const root = openMessage(message, now).signed.data.toString()
+    const forged = encodeCbor({ forged: true })
+    const cid = parseCid(cidOf(forged))
+    const without = withBlocks(message, (blocks) => [
+      ...blocks.filter(({ cid }) => cid !== root),
+      { cid: cidOf(forged), bytes: forged },
+    ])
+    const path = message.ops[0]?.path ?? ''
+    const create = { action: 'create' as const, path, cid, prev: null }
+    const remove = { action: 'delete' as const, path, cid: null, prev: null }
+    expect(refusal({ ...without, ops: [create] })).toBe('tree-blocks')
+    expect(refusal({ ...without, ops: [remove] })).toBe('tree-blocks')
+    expect(refusal({ ...message, ops: [remove] })).toBe('op')
+    expect(refusal({ ...message, ops: [create, ...message.ops] })).toBe('op')
+  })
+
   test('an op that was left out, or a wrong prevData, is refused', () => {
     const message = aCommit('create')
     expect(refusal({ ...message, ops: [] })).toBe('prev-data')

@@ -91,8 +91,8 @@ export function openMessage(message: CommitMessage | SyncMessage, now: number): 
 
 /**
  * Undoes the ops on the part of the tree that came along: the result is `prevData`, and each op's
- * `prev` is what the tree gives back. Without `prevData` each op must agree with the tree as far as
- * its blocks go. Throws `RefusedError`.
+ * `prev` is what the tree gives back. Without `prevData` the tree must show what each op leaves.
+ * Throws `RefusedError`.
  */
 export function proveOps(message: CommitMessage, { signed, blocks }: Opened): Proof {
   try {
@@ -170,18 +170,17 @@ function openSigned(bytes: Uint8Array): { commit: Commit; unsigned: Uint8Array }
   }
 }
 
+/** Without `prevData` what was there before is nobody's word; what is there now the tree must show. */
 function agreeWithTree(ops: readonly Op[], root: Cid, blocks: Car['blocks']): Proof {
-  const last = new Map(ops.map((op) => [op.path, op.cid]))
-  for (const [path, cid] of last) {
-    try {
-      const found = openTree(root, blocks).get(path)
-      if (found?.toString() === cid?.toString()) continue
-    } catch (error) {
-      // Old servers sent the new nodes only: what is not there proves nothing, and refutes nothing.
-      if (error instanceof MstError && error.code === 'missing-block') continue
-      throw error
+  if (ops.length === 0) return 'unproven'
+  const tree = openTree(root, blocks)
+  const seen = new Set<string>()
+  for (const { path, cid } of ops) {
+    if (seen.has(path)) throw new MstError('op-mismatch', 'two ops of one commit on one record')
+    seen.add(path)
+    if (tree.get(path)?.toString() !== cid?.toString()) {
+      throw new MstError('op-mismatch', 'an op that the tree does not hold')
     }
-    throw new MstError('op-mismatch', 'an op that the tree does not hold')
   }
   return 'unproven'
 }

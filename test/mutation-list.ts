@@ -837,6 +837,15 @@ export const mutations: readonly Mutation[] = [
     ...{ test: proofs, title: 'an op that was left out, or a wrong prevData' },
   },
   {
+    name: 'legacy-ops',
+    law: provedLaw,
+    words: 'a commit without prevData may claim any op',
+    file: 'ingester/commit.ts',
+    old: 'if (message.prevData === null) return agreeWithTree(message.ops, signed.data, blocks)',
+    new: "if (message.prevData === null) return 'unproven'",
+    ...{ test: proofs, title: 'without prevData too' },
+  },
+  {
     name: 'list-done',
     law: listLaw,
     words: 'a list that is done is read again',

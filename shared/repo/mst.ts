@@ -225,13 +225,16 @@ function position(node: Node, key: string): number {
   return low
 }
 
+/** Below its own layer no key is: what is not there is shown absent by the nodes that a change makes. */
 function find(top: Node | null, key: string, blocks: Blocks): Cid | null {
-  for (let node = top; node; ) {
+  const layer = keyLayer(key)
+  for (let node = top; node && node.layer >= layer; ) {
     const index = position(node, key)
     if (node.keys[index] === key) {
-      if (keyLayer(key) !== node.layer) throw malformed('a key on a layer that is not its own')
+      if (node.layer !== layer) throw malformed('a key on a layer that is not its own')
       return node.values[index] ?? null
     }
+    if (node.layer === layer) return null
     node = child(node, index, blocks)
   }
   return null
