@@ -21,6 +21,11 @@ function aCommit(action: 'create' | 'update' | 'delete'): CommitMessage {
   return found
 }
 
+function aCreate(cid: string) {
+  const path = 'app.bsky.feed.like/3llpyftcvih2r'
+  return { action: 'create' as const, path, cid: parseCid(cid), prev: null }
+}
+
 /** The same message with some blocks changed. */
 function withBlocks(
   message: CommitMessage,
@@ -161,20 +166,24 @@ describe('events of commits', () => {
     expect(made).toHaveLength(1)
   })
 
-  test('a record that is missing, or is none, drops that op only', () => {
+  test('a record that is none drops that op only', () => {
     const message = aCommit('create')
-    const absent = parseCid(cidOf(encodeCbor({ absent: true })))
     const list = encodeCbor([1])
     const withList = withBlocks(message, (blocks) => [...blocks, { cid: cidOf(list), bytes: list }])
-    const ops = [absent, parseCid(cidOf(list))].map((cid) => ({
-      action: 'create' as const,
-      path: 'app.bsky.feed.like/3llpyftcvih2r',
-      cid,
-      prev: null,
-    }))
-    const { events: made, dropped } = events({ ...withList, ops: [...ops, ...message.ops] })
-    expect(dropped).toEqual(['record-missing', 'record'])
+    const { events: made, dropped } = events({
+      ...withList,
+      ops: [aCreate(cidOf(list)), ...message.ops],
+    })
+    expect(dropped).toEqual(['record'])
     expect(made).toHaveLength(1)
+  })
+
+  test('a commit in scope whose record was kept back is refused whole', () => {
+    const message = aCommit('create')
+    const ops = [...message.ops, aCreate(cidOf(encodeCbor({ absent: true })))]
+    expect(() => events({ ...message, ops })).toThrow('a record that did not come')
+    const { blocks } = openMessage(message, now)
+    expect(eventsOf({ ...message, ops }, blocks, () => false).filtered).toBe(ops.length)
   })
 
   test('ops out of scope are counted and left out', () => {

@@ -31,6 +31,7 @@ export const refusals = [
   'tree-blocks',
   'op',
   'prev-data',
+  'record-missing',
   'identity',
   'signature',
   'account-inactive',
@@ -59,7 +60,8 @@ export interface Opened {
 export type Proof = 'proven' | 'unproven'
 
 /** Why an op was left out while the rest of its commit was taken. */
-export type DroppedOp = 'path' | 'record-missing' | 'record'
+export const droppedOps = ['path', 'record'] as const
+export type DroppedOp = (typeof droppedOps)[number]
 
 export interface CommitEvents {
   events: RecordEvent[]
@@ -106,7 +108,10 @@ export function proveOps(message: CommitMessage, { signed, blocks }: Opened): Pr
   throw new RefusedError('prev-data', 'the ops undone do not lead to prevData')
 }
 
-/** The events of the ops in scope, in their order. What can't be an event is left out by itself. */
+/**
+ * The events of the ops in scope, in their order. What can't be an event is left out by itself;
+ * without the record of one, which a host on the way kept back, the commit is refused.
+ */
 export function eventsOf(
   message: CommitMessage,
   blocks: Car['blocks'],
@@ -187,7 +192,7 @@ function agreeWithTree(ops: readonly Op[], root: Cid, blocks: Car['blocks']): Pr
 
 function recordOf(cid: Cid, blocks: Car['blocks']): Record<string, unknown> | DroppedOp {
   const bytes = blocks.get(cid.toString())
-  if (bytes === undefined) return 'record-missing'
+  if (bytes === undefined) throw new RefusedError('record-missing', 'a record that did not come')
   const value = decoded(bytes)
   return isMap(value) ? (toLexJson(value) as Record<string, unknown>) : 'record'
 }

@@ -93,11 +93,32 @@ export interface UnknownMessage {
   seq: number | null
 }
 
+/** The fields that a message can be refused for, and the bounds of two of them. */
+export const malformations = [
+  'seq',
+  'time',
+  'did',
+  'repo',
+  'rev',
+  'commit',
+  'blocks',
+  'blocks-too-large',
+  'ops',
+  'too-many-ops',
+  'path',
+  'cid',
+  'prev',
+  'prevData',
+  'active',
+  'labels',
+] as const
+export type Malformation = (typeof malformations)[number]
+
 /** A frame of a known kind whose fields can't be what they must be; `reason` names the first. */
 export interface MalformedMessage {
   type: 'malformed'
   kind: string
-  reason: string
+  reason: Malformation
   seq: number | null
 }
 
@@ -146,8 +167,8 @@ export function decodeFrame(bytes: Uint8Array): Message {
 
 /** A field of a message that is missing or of the wrong form. */
 class FieldError extends Error {
-  readonly field: string
-  constructor(field: string) {
+  readonly field: Malformation
+  constructor(field: Malformation) {
     super(`the field ${field} is missing or wrong`)
     this.field = field
   }
@@ -242,7 +263,7 @@ function blocks(body: IpldMap): Uint8Array {
 
 function need<T extends Ipld>(
   map: IpldMap,
-  field: string,
+  field: Malformation,
   is: (value: Ipld | undefined) => value is T,
 ): T {
   const value = map[field]
@@ -250,7 +271,7 @@ function need<T extends Ipld>(
   return value
 }
 
-function linkOrNull(map: IpldMap, field: string): Cid | null {
+function linkOrNull(map: IpldMap, field: Malformation): Cid | null {
   const value = map[field] ?? null
   if (value === null || value instanceof Cid) return value
   throw new FieldError(field)

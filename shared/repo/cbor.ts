@@ -11,15 +11,17 @@ export interface IpldMap {
 /** A value of lex JSON: links are `{"$link"}`, byte strings `{"$bytes"}`. */
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json }
 
-export type CborCode =
-  | 'truncated'
-  | 'trailing-bytes'
-  | 'not-canonical'
-  | 'unsupported'
-  | 'integer-too-large'
-  | 'invalid-text'
-  | 'invalid-link'
-  | 'too-deep'
+export const cborCodes = [
+  'truncated',
+  'trailing-bytes',
+  'not-canonical',
+  'unsupported',
+  'integer-too-large',
+  'invalid-text',
+  'invalid-link',
+  'too-deep',
+] as const
+export type CborCode = (typeof cborCodes)[number]
 
 /** Bytes or a value that are not strict DAG-CBOR; `code` says which rule is broken. */
 export class CborError extends Error {
