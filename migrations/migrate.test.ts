@@ -17,6 +17,7 @@ const names = [
   '0002_record_rev.sql',
   '0003_own_tables.sql',
   '0004_post_reply_root_index.sql',
+  '0005_accounts.sql',
 ]
 
 test('an empty database is brought to the newest state, and a second run does nothing', async () => {

@@ -6,6 +6,8 @@ export const appviewVersion = '0.0.280'
 /** Tables of ours. */
 export const ownTables = [
   'account_event',
+  'account_purge',
+  'doctor_progress',
   'position',
   'reconcile',
   'record_tombstone',
