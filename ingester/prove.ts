@@ -1,0 +1,64 @@
+/** All that one commit or sync message can show without a look-up: opened, proved, its events written. Pure. */
+import { encodeEvent } from '../shared/events.ts'
+import type { Cid } from '../shared/repo/cid.ts'
+import { KeyError, parseDidKey, verifySignature } from '../shared/repo/signature.ts'
+import type { Scope } from '../shared/scope.ts'
+import { type DroppedOp, eventsOf, openMessage, type Proof, proveOps } from './commit.ts'
+import type { CommitMessage, SyncMessage } from './frame.ts'
+
+export type VerifyMode = 'full' | 'signature' | 'none'
+
+/** What a message was found to be. */
+export interface Proved {
+  proof: Proof
+  /** Whether the key that was given signed it; false without one, or where nothing is verified. */
+  signed: boolean
+  /** For a key that was not at hand: `isSignedBy`. */
+  unsigned: Uint8Array
+  sig: Uint8Array
+  /** Root of the record tree after the commit. */
+  data: Cid
+  /** Of the ops in scope, in their order. */
+  entries: readonly string[][]
+  counts: { create: number; update: number; delete: number; filtered: number }
+  dropped: readonly DroppedOp[]
+}
+
+export interface ProveOptions {
+  mode: VerifyMode
+  scope: Scope
+  now: number
+}
+
+/** Proves a message with the key of its account (`did:key:…`), as far as one is at hand. Throws `RefusedError`. */
+export function prove(
+  message: CommitMessage | SyncMessage,
+  key: string | null,
+  { mode, scope, now }: ProveOptions,
+): Proved {
+  const opened = openMessage(message, now)
+  const { unsigned, signed: commit } = opened
+  const isCommit = message.type === 'commit'
+  const proof = isCommit && mode === 'full' ? proveOps(message, opened) : 'unproven'
+  const { sig, data } = commit
+  const signed = mode !== 'none' && key !== null && isSignedBy(key, { unsigned, sig })
+  const { events, filtered, dropped } = isCommit
+    ? eventsOf(message, opened.blocks, scope)
+    : { events: [], filtered: 0, dropped: [] }
+  const counts = { create: 0, update: 0, delete: 0, filtered }
+  for (const { type } of events) counts[type] += 1
+  return { proof, signed, unsigned, sig, data, entries: events.map(encodeEvent), counts, dropped }
+}
+
+/** True when this key made the signature; false for a key that is none. */
+export function isSignedBy(
+  key: string,
+  { unsigned, sig }: Pick<Proved, 'unsigned' | 'sig'>,
+): boolean {
+  try {
+    return verifySignature(parseDidKey(key), unsigned, sig)
+  } catch (error) {
+    if (error instanceof KeyError) return false
+    throw error
+  }
+}
