@@ -7,6 +7,7 @@ import { connectRedis, redisFailure } from '../shared/redis.ts'
 import { sleep } from '../shared/retry.ts'
 import { scopeOf } from '../shared/scope.ts'
 import { consume } from '../shared/streams/consumer.ts'
+import { registerLengths } from '../shared/streams/lengths.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
 import { namedGroups, parseStreamGroups } from '../shared/streams/names.ts'
 import { createProducer } from '../shared/streams/producer.ts'
@@ -55,6 +56,8 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
   const hosts = createHosts()
   const slots = pLimit(config.concurrency)
   const attempts = createAttempts(redis, signal)
+
+  registerLengths({ redis, streams: [config.requestStream], registry, service: 'backfiller' })
 
   await runTogether(signal, [
     (signal) => watchLengths(redis, config, metrics, signal),

@@ -9,6 +9,7 @@ import { connectRedis, redisFailure, throughOutages } from '../shared/redis.ts'
 import { retryTransient, sleep } from '../shared/retry.ts'
 import { scopeOf } from '../shared/scope.ts'
 import { consume, type Entry } from '../shared/streams/consumer.ts'
+import { registerLengths } from '../shared/streams/lengths.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
 import { parseStreamGroups, streams as streamNames } from '../shared/streams/names.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
@@ -151,6 +152,12 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
     ...followed.map((stream) => ({ stream, group: config.group })),
     ...(config.mode === 'stream' ? [] : [{ stream: streamNames.labels, group: config.labelGroup }]),
   ]
+  registerLengths({
+    redis,
+    streams: groups.map(({ stream }) => stream),
+    registry,
+    service: 'indexer',
+  })
   await runTogether(signal, [
     ...followed.map(indexStream),
     ...(config.mode === 'stream' ? [] : [indexLabels()]),

@@ -17,7 +17,9 @@ export interface LedgerBalance {
   pending: number
   /** Null where Redis can't tell it. */
   lag: number | null
-  /** Whether both sides are equal; null while the lag or the base is not known. */
+  /** Entries added less all others; null while the lag or the base is not known. */
+  off: number | null
+  /** Whether both sides are equal; null as above. */
   balanced: boolean | null
 }
 
@@ -36,6 +38,7 @@ export async function ledgerBalance(
   counts.delete('base')
   const outcomes = [...counts.values()].reduce((sum, count) => sum + count, 0)
   const added = entriesAdded - (base ?? 0)
+  const off = lag === null || base === undefined ? null : added - outcomes - pending - lag
   return {
     added,
     applied: counts.get('applied') ?? 0,
@@ -45,7 +48,8 @@ export async function ledgerBalance(
     gone: counts.get('nil') ?? 0,
     pending,
     lag,
-    balanced: lag === null || base === undefined ? null : added === outcomes + pending + lag,
+    off,
+    balanced: off === null ? null : off === 0,
   }
 }
 

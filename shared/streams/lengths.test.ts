@@ -3,6 +3,7 @@ import { expect, test } from 'vitest'
 import { testRedis } from '../../test/servers/redis.ts'
 import { registerLengths, streamLengths } from './lengths.ts'
 import { passedMark, writeMark } from './marks.ts'
+import { ledgerKey } from './names.ts'
 import { compareIds, readState } from './state.ts'
 import { events, group, range, readAndDie, stream, testbed } from './testbed.ts'
 
@@ -31,6 +32,19 @@ test('one scrape shows one measurement', async () => {
   expect(page).toContain('test_stream_length_entries{stream="s"} 5')
   expect(page).toContain('test_stream_lag_entries{stream="s",group="g"} 3')
   expect(page).toContain('test_stream_pending_entries{stream="s",group="g"} 2')
+})
+
+test('a ledger that does not balance is told by how much', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  await (await bed.producer()).append({ entries: events(...range(1, 5)) })
+  await server.redis.xgroup('CREATE', stream, group, '0')
+  await server.redis.hset(ledgerKey(stream, group), 'base', 0)
+  registerLengths({ redis: bed.redis, streams: [stream], registry: bed.registry, service: 'test' })
+  const off = 'test_stream_ledger_off_entries{stream="s",group="g"}'
+  expect(await bed.registry.metrics()).toContain(`${off} 0\n`)
+  await server.redis.hset(ledgerKey(stream, group), 'applied', 2)
+  expect(await bed.registry.metrics()).toContain(`${off} -2\n`)
 })
 
 test('a position is passed only when every entry up to its mark is acknowledged', async () => {

@@ -2,6 +2,7 @@
 import type { Redis } from 'ioredis'
 import { Gauge, type Registry } from 'prom-client'
 import { sleep } from '../retry.ts'
+import { ledgerBalance } from './ledger.ts'
 import { type GroupState, readState } from './state.ts'
 
 /** A scrape answers within that. */
@@ -60,6 +61,11 @@ export function registerLengths(options: {
   const lag = gauge('lag_entries', 'Entries not yet delivered to the group.', perGroup)
   const pending = gauge('pending_entries', 'Entries delivered and not acknowledged.', perGroup)
   const oldest = gauge('oldest_pending_seconds', 'Age of the oldest pending entry.', perGroup)
+  const off = gauge(
+    'ledger_off_entries',
+    'Entries added less outcomes, pending and lag of the group: 0, or entries went astray.',
+    perGroup,
+  )
 
   const measure = async (stream: string) => {
     const state = await streamLengths(redis, stream)
@@ -70,9 +76,12 @@ export function registerLengths(options: {
       else lag.set(labels, group.lag)
       pending.set(labels, group.pending)
       oldest.set(labels, group.oldestPendingSeconds)
+      const balance = await ledgerBalance(redis, stream, group.group)
+      if (balance === null || balance.off === null) off.remove(labels)
+      else off.set(labels, balance.off)
     }
   }
-  // All four gauges of a scrape wait for one measurement, and none for a Redis that does not answer.
+  // All gauges of a scrape wait for one measurement, and none for a Redis that does not answer.
   let measuring: Promise<void> | null = null
   const measured = (): Promise<void> => {
     measuring ??= Promise.race([Promise.allSettled(streams.map(measure)), sleep(scrapeMs)]).then(
