@@ -3,8 +3,9 @@
  *
  * A session is one connection: it begins after the newest durable position, and ends with a reason.
  * Two loops share its window: the intake reads frames, decodes them and starts their translation;
- * the drain appends what is translated, in the order of arrival, with the position of the last. So
- * only what is durable moves the position, and a full Redis stops the intake, the socket, the host.
+ * the drain appends what is translated, each repo's frames in the order of arrival, with the newest
+ * position before which nothing is left. So only what is durable moves the position, what waits for
+ * an identity holds no other repo, and a full Redis stops the intake, the socket, the host.
  */
 import { hash } from 'node:crypto'
 import { setImmediate as breathe } from 'node:timers/promises'
@@ -26,7 +27,7 @@ import type { Host } from './host.ts'
 import type { IngesterMetrics } from './metrics.ts'
 import { createRecent } from './recent.ts'
 import { ConnectionError, openSocket, type Socket } from './socket.ts'
-import type { Translate } from './verify.ts'
+import type { Translate, Translation } from './verify.ts'
 import { createWindow, type Window } from './window.ts'
 
 /** A connection that held so long was a good one: the next failure starts counting anew. */
@@ -35,6 +36,8 @@ const stableMs = 60_000
 const framesTries = 3
 /** With nothing to append, Redis is asked so often whether it still has what we appended. */
 const idleCheckMs = 5_000
+/** A batch that has begun waits so long for what is being proved: one look-up must not hold it. */
+const lingerMs = 10
 const brokenRemembered = 1_000
 /** Frames of one append: some 2 ms of Redis's one thread. */
 const maxBatchBytes = 4_000_000
@@ -78,12 +81,10 @@ interface Ending {
   waitMs: number
 }
 
-/** One translated frame. */
-interface Translated {
-  /** Null for a frame without a position. */
-  seq: number | null
+/** A position, and when its host saw what stands there. */
+interface Mark {
+  seq: number
   time: string | null
-  entries: readonly (readonly string[])[]
 }
 
 /** Runs until the signal aborts. Throws `FencedError`, and what is a bug. */
@@ -167,7 +168,7 @@ async function readAndAppend(
   try {
     const failed = new AbortController()
     const either = AbortSignal.any([signal, failed.signal])
-    const window = createWindow<Translated>(windowLimits, either)
+    const window = createWindow<Translation, Mark>(windowLimits, either)
     const intake = async () => {
       const seen = { ownPosition: false, stale: false, behind: false }
       const session = { broken, socket, window, cursor, seen, signal: either }
@@ -196,7 +197,7 @@ async function readAndAppend(
 interface Intake extends FollowOptions {
   broken: BrokenFrames
   socket: Socket
-  window: Window<Translated>
+  window: Window<Translation, Mark>
   /** The durable position that the session began after. */
   cursor: number | null
   /** What the session has met already. */
@@ -233,12 +234,13 @@ async function readFrames(intake: Intake): Promise<Ending> {
       intake.health.ready()
     }
     last = seq ?? last
-    const time = 'time' in message ? message.time : null
-    const result = translate(message).then((entries) => {
+    const result = translate(message).then((translation) => {
       crashPoint('ingester.translated', stream)
-      return { seq, time, entries }
+      return translation
     })
-    await window.push(result, frame.length)
+    const mark = seq === null ? null : { seq, time: 'time' in message ? message.time : null }
+    const key = 'did' in message ? message.did : null
+    await window.push(result, { bytes: frame.length, key, mark })
     if (number % breatheEvery === 0) await breathe()
   }
 }
@@ -324,34 +326,34 @@ function refuseStale(intake: Intake, message: Message, seq: number, last: number
 /** Appends batches until the window has ended. Throws what `append` throws. */
 async function appendResults(
   options: FollowOptions,
-  window: Window<Translated>,
+  window: Window<Translation, Mark>,
   onTaken: () => void,
 ): Promise<void> {
   const { producer, host, stream, batchSize, batchTimeoutMs, metrics, onAppended } = options
   const limits = {
     most: batchSize,
     bytes: maxBatchBytes,
-    waitMs: batchTimeoutMs,
+    waitMs: Math.min(batchTimeoutMs, lingerMs),
     idleMs: idleCheckMs,
   }
   for (;;) {
     const batch = await window.take(limits)
     if (batch === null) return
     onTaken()
-    const newest = batch.findLast((result) => result.seq !== null)
-    const entries = batch.flatMap((result) => result.entries)
+    const { results, mark } = batch
+    const entries = results.flatMap((result) => result.entries)
     const stop = metrics.append.startTimer()
-    const seq = newest?.seq ?? null
-    if (seq !== null) crashPoint('ingester.before-append', stream)
-    await producer.append({ entries, ...(seq === null ? {} : { cursor: String(seq) }) })
-    if (seq === null) continue
+    if (results.length > 0) crashPoint('ingester.before-append', stream)
+    await producer.append({ entries, ...(mark === null ? {} : { cursor: String(mark.seq) }) })
+    if (results.length === 0) continue
     crashPoint('ingester.appended', stream)
     stop()
+    for (const { onDurable } of results) onDurable?.()
     onAppended(entries.length)
-    metrics.position.set({ host: host.name, stream }, seq)
-    const time = newest?.time ?? null
-    if (time !== null) {
-      const seconds = Math.max(0, (Date.now() - Date.parse(time)) / 1_000)
+    if (mark === null) continue
+    metrics.position.set({ host: host.name, stream }, mark.seq)
+    if (mark.time !== null) {
+      const seconds = Math.max(0, (Date.now() - Date.parse(mark.time)) / 1_000)
       metrics.lag.set({ host: host.name }, seconds)
     }
   }

@@ -13,9 +13,9 @@ export function createLabelTranslation(options: {
 }): Translate {
   const { log, metrics } = options
   return async (message) => {
-    if (message.type !== 'labels') return []
+    if (message.type !== 'labels') return { entries: [] }
     const { seq, labels } = message
-    return labels.flatMap((label) => {
+    const entries = labels.flatMap((label) => {
       try {
         return [labelEntry(label, seq)]
       } catch (error) {
@@ -25,6 +25,7 @@ export function createLabelTranslation(options: {
         return []
       }
     })
+    return { entries }
   }
 }
 

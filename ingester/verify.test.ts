@@ -7,7 +7,7 @@ import { startNetwork } from '../simulator/network.ts'
 import { freePort } from '../start/process.ts'
 import { corpusDocuments } from '../test/corpus.ts'
 import { sharedFrames } from '../test/data.ts'
-import { decodeFrame } from './frame.ts'
+import { decodeFrame, type Message } from './frame.ts'
 import { createMetrics } from './metrics.ts'
 import { createVerifier, type VerifierOptions } from './verify.ts'
 
@@ -41,7 +41,7 @@ function aVerifier(plcUrl: string, more: Partial<VerifierOptions> = {}) {
     ...more,
   })
   return {
-    translate,
+    translate: async (message: Message) => (await translate(message)).entries,
     metrics,
     [Symbol.dispose]() {
       stopping.abort()

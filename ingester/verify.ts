@@ -55,11 +55,16 @@ export interface VerifierOptions {
   now?: () => number
 }
 
-/**
- * Gives the entries of a message; none when it is refused, filtered or of no interest to the stream.
- * Rejects when the signal aborts before it could be judged.
- */
-export type Translate = (message: Message) => Promise<readonly string[][]>
+/** What a message becomes. */
+export interface Translation {
+  /** None when it is refused, filtered or of no interest to the stream. */
+  entries: readonly string[][]
+  /** To be called once the entries are durable. */
+  onDurable?: () => void
+}
+
+/** Judges a message. Rejects when the signal aborts before it could. */
+export type Translate = (message: Message) => Promise<Translation>
 
 /**
  * A translation whose calls overlap: identities are looked up beside the stream. Calls must be made
@@ -162,7 +167,7 @@ export function createVerifier(options: VerifierOptions): Translate {
     if (found === 'unavailable') signal.throwIfAborted()
   }
 
-  const commit = async (message: CommitMessage): Promise<readonly string[][]> => {
+  const commit = async (message: CommitMessage): Promise<Translation> => {
     const restsSince = inactive.get(message.did)
     if (restsSince !== undefined && message.seq > restsSince) {
       throw new RefusedError('account-inactive', 'a commit of an account that is not active')
@@ -180,35 +185,34 @@ export function createVerifier(options: VerifierOptions): Translate {
       else if (type === 'update') metrics.updates.inc()
       else metrics.deletes.inc()
     }
-    return events.map(encodeEvent)
+    return { entries: events.map(encodeEvent) }
   }
 
-  const sync = async (message: SyncMessage): Promise<readonly string[][]> => {
+  const sync = async (message: SyncMessage): Promise<Translation> => {
     const opened = openMessage(message, now())
     const result = mode === 'none' ? 'unverified' : await checkSignature(message.did, opened)
     metrics.syncs.inc({ result })
-    return []
+    return nothing
   }
 
-  const identity = ({ seq, time, did, handle }: IdentityMessage): readonly string[][] => {
+  const identity = ({ seq, time, did, handle }: IdentityMessage): Translation => {
     stale.add(did)
     refreshed.delete(did)
-    return [
-      encodeEvent({ type: 'identity', seq, time, did, ...(handle === null ? {} : { handle }) }),
-    ]
+    const named = handle === null ? {} : { handle }
+    return { entries: [encodeEvent({ type: 'identity', seq, time, did, ...named })] }
   }
 
-  const account = ({ seq, time, did, active, status }: AccountMessage): readonly string[][] => {
+  const account = ({ seq, time, did, active, status }: AccountMessage): Translation => {
     inactive.delete(did)
     if (!active && !speaking.has(status ?? '')) inactive.set(did, seq)
     for (const [oldest] of inactive) {
       if (inactive.size <= accountsRemembered) break
       inactive.delete(oldest)
     }
-    return [encodeEvent({ type: 'account', seq, time, did, active, status })]
+    return { entries: [encodeEvent({ type: 'account', seq, time, did, active, status })] }
   }
 
-  const refuse = (message: CommitMessage | SyncMessage, error: unknown): readonly string[][] => {
+  const refuse = (message: CommitMessage | SyncMessage, error: unknown): Translation => {
     if (signal.aborted && error === signal.reason) throw error
     // Of upstream data nothing ends the process; what we did not foresee is counted as our bug.
     const reason = error instanceof RefusedError ? error.reason : 'bug'
@@ -218,7 +222,7 @@ export function createVerifier(options: VerifierOptions): Translate {
     if (kind === 'sync') metrics.syncs.inc({ result: reason })
     if (reason === 'bug') log.error({ seq, did, rev, err: error }, 'a message met a bug of ours')
     else log.debug({ seq, did, rev, reason, cause: errorText(error) }, 'message refused')
-    return []
+    return nothing
   }
 
   return async (message) => {
@@ -233,12 +237,14 @@ export function createVerifier(options: VerifierOptions): Translate {
         return account(message)
       case 'labels':
         metrics.refused.inc({ kind: 'labels', reason: 'endpoint' })
-        return []
+        return nothing
       default:
-        return []
+        return nothing
     }
   }
 }
+
+const nothing: Translation = { entries: [] }
 
 /** `none`: there is certainly no such account; `unavailable`: nobody can say now. */
 type LookUp = Account | 'none' | 'unavailable'

@@ -1,8 +1,13 @@
-/** What was received and is not durable yet: results in the order of arrival, bounded by number and bytes. */
+/**
+ * What was received and is not durable yet, bounded by number and bytes. Results of one key leave in
+ * the order of their arrival; what waits for a key holds no other.
+ */
 
 export interface WindowLimits {
   count: number
   bytes: number
+  /** Results that have left while an older one has not; each of them is read again after a crash. */
+  ahead?: number
 }
 
 export interface TakeLimits {
@@ -16,35 +21,52 @@ export interface TakeLimits {
   idleMs: number
 }
 
-export interface Window<T> {
+export interface Place<M> {
+  bytes: number
+  /** Whose order counts; null for what has none. */
+  key: string | null
+  /** What may be said once all that came before, and this, has left the window; null for nothing. */
+  mark: M | null
+}
+
+export interface Batch<T, M> {
+  results: T[]
+  /** The newest mark before which nothing is left in the window, when that moved. */
+  mark: M | null
+}
+
+export interface Window<T, M> {
   /** Adds a result that may still be worked out; waits until there is room for the next. */
-  push(result: Promise<T>, bytes: number): Promise<void>
+  push(result: Promise<T>, place: Place<M>): Promise<void>
   /** Nothing more will come. */
   end(): void
   /**
-   * The next results, in order. Closes the batch when it is full, when nothing more is in the
-   * window, or when `waitMs` have passed. Null when the window has ended and is empty, or when the
-   * signal aborts. Throws what a result throws.
+   * The next results, those of each key in order. Closes the batch when it is full, when nothing more
+   * is in the window, or when `waitMs` have passed. Null when the window has ended and is empty, or
+   * when the signal aborts. Throws what a result throws.
    */
-  take(limits: TakeLimits): Promise<T[] | null>
+  take(limits: TakeLimits): Promise<Batch<T, M> | null>
+  /** Results that have not left. */
   readonly count: number
   /** True while `push` waits for room. */
   readonly full: boolean
 }
 
-type Slot<T> = { bytes: number; state: 'open' } | Done<T>
-type Done<T> = { bytes: number } & (
-  | { state: 'done'; value: T }
-  | { state: 'failed'; error: unknown }
-)
-
-interface Batch<T> {
-  results: T[]
-  bytes: number
+interface Slot<T, M> {
+  place: Place<M>
+  state: { name: 'open' } | { name: 'done'; value: T } | { name: 'failed'; error: unknown } | Left
 }
+type Left = { name: 'left' }
+const left: Left = { name: 'left' }
 
-export function createWindow<T>(limits: WindowLimits, signal: AbortSignal): Window<T> {
-  let slots: { slot: Slot<T> }[] = []
+export function createWindow<T, M>(limits: WindowLimits, signal: AbortSignal): Window<T, M> {
+  /** All since the oldest that has not left. */
+  const slots = createQueue<Slot<T, M>>()
+  /** Those that are worked out and are the oldest of their key. */
+  const ready = createQueue<Slot<T, M>>()
+  const lanes = new Map<string, Slot<T, M>[]>()
+  const { ahead = 100_000 } = limits
+  let count = 0
   let bytes = 0
   let ended = false
   let waiting: (() => void)[] = []
@@ -65,40 +87,75 @@ export function createWindow<T>(limits: WindowLimits, signal: AbortSignal): Wind
         resolve()
       })
     })
-  const isFull = () => slots.length >= limits.count || bytes >= limits.bytes
-  const isReady = () => slots[0] !== undefined && slots[0].slot.state !== 'open'
+  const isFull = () =>
+    count >= limits.count || bytes >= limits.bytes || slots.length - count >= ahead
+
+  const enter = (slot: Slot<T, M>) => {
+    const { key } = slot.place
+    slots.add(slot)
+    count += 1
+    bytes += slot.place.bytes
+    if (key === null) return
+    const lane = lanes.get(key)
+    if (lane === undefined) lanes.set(key, [slot])
+    else lane.push(slot)
+  }
+
+  const isNext = (slot: Slot<T, M>) => {
+    const { key } = slot.place
+    return key === null || lanes.get(key)?.[0] === slot
+  }
+
+  /** The slot leaves, and the next of its key may. */
+  const leave = (slot: Slot<T, M>) => {
+    const { key, bytes: size } = slot.place
+    slot.state = left
+    count -= 1
+    bytes -= size
+    if (key === null) return
+    const lane = lanes.get(key)
+    lane?.shift()
+    const next = lane?.[0]
+    if (next === undefined) lanes.delete(key)
+    else if (next.state.name !== 'open') ready.add(next)
+  }
 
   /** Moves what is ready into the batch; true when the batch is full. */
-  const collect = (batch: Batch<T>, limits: TakeLimits): boolean => {
+  const collect = (batch: { results: T[]; bytes: number }, limits: TakeLimits): boolean => {
     const isFull = () => batch.results.length >= limits.most || batch.bytes >= limits.bytes
-    let taken = 0
-    for (const { slot } of slots) {
-      if (slot.state === 'open' || isFull()) break
-      if (slot.state === 'failed') throw slot.error
-      batch.results.push(slot.value)
-      batch.bytes += slot.bytes
-      taken += 1
-      bytes -= slot.bytes
-    }
-    if (taken > 0) {
-      slots = slots.slice(taken)
-      notify()
+    for (let slot = ready.first(); slot !== undefined && !isFull(); slot = ready.first()) {
+      if (slot.state.name === 'failed') throw slot.state.error
+      if (slot.state.name === 'done') batch.results.push(slot.state.value)
+      batch.bytes += slot.place.bytes
+      ready.drop()
+      leave(slot)
     }
     return isFull()
   }
 
+  /** The newest mark of those at the head that have left. */
+  const passed = (): M | null => {
+    let mark: M | null = null
+    for (let slot = slots.first(); slot?.state.name === 'left'; slot = slots.first()) {
+      mark = slot.place.mark ?? mark
+      slots.drop()
+    }
+    return mark
+  }
+
   return {
-    async push(result, size) {
-      const place: { slot: Slot<T> } = { slot: { bytes: size, state: 'open' } }
-      slots.push(place)
-      bytes += size
-      const settle = (slot: Slot<T>) => {
-        place.slot = slot
-        if (slots[0] === place) notify()
+    async push(result, place) {
+      const slot: Slot<T, M> = { place, state: { name: 'open' } }
+      enter(slot)
+      const settle = (state: Slot<T, M>['state']) => {
+        slot.state = state
+        if (!isNext(slot)) return
+        ready.add(slot)
+        notify()
       }
       result.then(
-        (value) => settle({ bytes: size, state: 'done', value }),
-        (error: unknown) => settle({ bytes: size, state: 'failed', error }),
+        (value) => settle({ name: 'done', value }),
+        (error: unknown) => settle({ name: 'failed', error }),
       )
       while (isFull() && !signal.aborted) await changed()
     },
@@ -109,26 +166,55 @@ export function createWindow<T>(limits: WindowLimits, signal: AbortSignal): Wind
     async take(limits) {
       const { waitMs, idleMs } = limits
       const idleUntil = Date.now() + idleMs
-      while (!isReady()) {
-        if (signal.aborted || (ended && slots.length === 0)) return null
+      while (ready.length === 0) {
+        if (signal.aborted || (ended && count === 0)) return null
         const left = idleUntil - Date.now()
-        if (left <= 0) return []
+        if (left <= 0) return { results: [], mark: null }
         await changed(left)
       }
-      const batch: Batch<T> = { results: [], bytes: 0 }
+      const batch = { results: [], bytes: 0 }
       const closeAt = Date.now() + waitMs
       for (;;) {
         const full = collect(batch, limits)
         const left = closeAt - Date.now()
-        if (full || slots.length === 0 || left <= 0 || signal.aborted) return batch.results
-        if (!isReady()) await changed(left)
+        if (full || count === 0 || left <= 0 || signal.aborted) {
+          const mark = passed()
+          notify()
+          return { results: batch.results, mark }
+        }
+        if (ready.length === 0) await changed(left)
       }
     },
     get count() {
-      return slots.length
+      return count
     },
     get full() {
       return isFull()
+    },
+  }
+}
+
+interface Queue<T> {
+  add(item: T): void
+  first(): T | undefined
+  drop(): void
+  readonly length: number
+}
+
+function createQueue<T>(): Queue<T> {
+  let items: T[] = []
+  let head = 0
+  return {
+    add: (item) => void items.push(item),
+    first: () => items[head],
+    drop() {
+      head += 1
+      if (head < 1_024 && head < items.length) return
+      items = items.slice(head)
+      head = 0
+    },
+    get length() {
+      return items.length - head
     },
   }
 }

@@ -694,8 +694,8 @@ export const mutations: readonly Mutation[] = [
     law: cursorLaw,
     words: 'the position is stored before the entries',
     file: 'ingester/follow.ts',
-    old: 'await producer.append({ entries, ...(seq === null ? {} : { cursor: String(seq) }) })',
-    new: 'await producer.append({ entries: [], ...(seq === null ? {} : { cursor: String(seq) }) })\n    await producer.append({ entries })',
+    old: 'await producer.append({ entries, ...(mark === null ? {} : { cursor: String(mark.seq) }) })',
+    new: 'await producer.append({ entries: [], ...(mark === null ? {} : { cursor: String(mark.seq) }) })\n    await producer.append({ entries })',
     ...{ test: follow, title: 'at the high-water mark leaves the position where the entries are' },
   },
   {
@@ -745,14 +745,26 @@ export const mutations: readonly Mutation[] = [
   },
   {
     name: 'window-order',
-    law: 'Events are appended in the order of their positions.',
+    law: 'Events of a repo are appended in the order of their positions.',
     words: 'results leave the window as they become ready',
     file: 'ingester/window.ts',
-    old: "const isReady = () => slots[0] !== undefined && slots[0].slot.state !== 'open'",
-    new: "const isReady = () => { slots.sort((a, b) => Number(a.slot.state === 'open') - Number(b.slot.state === 'open')); return slots[0] !== undefined && slots[0].slot.state !== 'open' }",
+    old: 'if (!isNext(slot)) return',
+    new: '',
     ...{
       test: 'ingester/window.test.ts',
-      title: 'results come out in the order in which they went in',
+      title: 'results of one repo come out in the order in which they went in',
+    },
+  },
+  {
+    name: 'window-mark',
+    law: cursorLaw,
+    words: 'the position passes what is still in the window',
+    file: 'ingester/window.ts',
+    old: "for (let slot = slots.first(); slot?.state.name === 'left'; slot = slots.first()) {",
+    new: 'for (let slot = slots.first(); slot; slot = slots.first()) {',
+    ...{
+      test: 'ingester/window.test.ts',
+      title: 'a result that is not there yet holds no other repo',
     },
   },
   {
