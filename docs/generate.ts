@@ -1,6 +1,8 @@
-/** Writes `docs/configuration.md` and `.env.example` from the option tables; `--check` fails when they are stale. */
+/** Writes the pages and files that are made from tables in the code; `--check` fails when they are stale. */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { options as backfiller } from '../backfiller/options.ts'
+import { dashboards } from '../deploy/dashboards.ts'
+import { type Metric, metricsOf, services as workers } from '../deploy/metrics.ts'
 import { options as indexer } from '../indexer/options.ts'
 import { options as ingester } from '../ingester/options.ts'
 import { options as migrate } from '../migrations/options.ts'
@@ -10,7 +12,14 @@ const services: Record<string, Options> = { ingester, indexer, backfiller, migra
 
 const pages = {
   'docs/configuration.md': configurationPage(),
+  'docs/metrics.md': metricsPage(),
   '.env.example': exampleFile(),
+  ...Object.fromEntries(
+    dashboards().map((dashboard) => [
+      `deploy/grafana/dashboards/${dashboard.uid}.json`,
+      `${JSON.stringify(dashboard, null, 2)}\n`,
+    ]),
+  ),
 }
 
 const root = new URL('..', import.meta.url)
@@ -59,6 +68,24 @@ function defaultOf(option: Option): string {
 
 function code(text: string): string {
   return `\`${text}\``
+}
+
+function metricsPage(): string {
+  const sections = workers.map((worker) => {
+    const rows = metricsOf(worker).map(metricRow)
+    const head = '| name | type | labels | what it is |\n|---|---|---|---|'
+    return `## ${worker}\n\n${head}\n${rows.join('\n')}\n`
+  })
+  return `# Metrics
+
+Each worker serves these at \`/metrics\`, beside \`process_*\` and \`nodejs_*\`. Made by \`npm run docs\` from what the
+workers register; do not edit. Those without labels keep the names of the older workers' dashboards.
+
+${sections.join('\n')}`
+}
+
+function metricRow({ name, type, labels, help }: Metric): string {
+  return `| ${code(name)} | ${type} | ${labels.map(code).join(' ')} | ${help.replaceAll('|', '\\|')} |`
 }
 
 function exampleFile(): string {

@@ -4,11 +4,9 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import postgres from 'postgres'
 import { inject } from 'vitest'
-import { type Program, runs, unpackedProgram } from '../../start/debian.ts'
-import { findPlaces, findProgram } from '../../start/places.ts'
 import { serverIdentity } from '../../start/postgres.ts'
 import { freePort, type ServerProcess, startServer } from '../../start/process.ts'
-import { env } from '../env.ts'
+import { findTool } from './tool.ts'
 
 export interface Pgbouncer extends AsyncDisposable {
   readonly port: number
@@ -24,7 +22,7 @@ const sets = [{ packages: ['pgbouncer'], program: 'usr/sbin/pgbouncer' }]
 
 /** Starts pgbouncer for every database of the server that the URL names; under root, as another user. */
 export async function startPgbouncer(databaseUrl: string): Promise<Pgbouncer> {
-  const program = await findPgbouncer()
+  const program = await findTool('pgbouncer', sets)
   const identity = await serverIdentity()
   const dir = await mkdtemp(join(inject('servers').folder, 'pgbouncer-'))
   await chmod(dir, 0o755)
@@ -107,16 +105,6 @@ export async function startPgbouncer(databaseUrl: string): Promise<Pgbouncer> {
       await rm(dir, { recursive: true, force: true })
     },
   }
-}
-
-/** On PATH, else Debian's package unpacked. */
-async function findPgbouncer(): Promise<Program> {
-  const places = await findPlaces(env)
-  const installed = await findProgram(places, 'pgbouncer')
-  if (installed !== null && (await runs({ command: installed, env: {} }))) {
-    return { command: installed, env: {}, origin: installed }
-  }
-  return unpackedProgram(places, { name: 'pgbouncer', sets })
 }
 
 function listens(port: number): Promise<boolean> {

@@ -1,0 +1,87 @@
+/** The alerts, by Prometheus's own tool, and whether they and the dashboards speak of metrics that exist. */
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { expect, inject, test } from 'vitest'
+import { run } from '../start/process.ts'
+import { startPipeline } from '../test/pipeline.ts'
+import { findTool } from '../test/servers/tool.ts'
+import { dashboards, namesIn } from './dashboards.ts'
+import { metricsOf, type Service, services } from './metrics.ts'
+
+const folder = fileURLToPath(new URL('./prometheus/', import.meta.url))
+
+async function promtool(...args: string[]) {
+  const tool = await findTool('promtool', [
+    { packages: ['prometheus'], program: 'usr/bin/promtool' },
+  ])
+  return run(tool.command, args, { cwd: folder, timeoutMs: 30_000, env: tool.env })
+}
+
+const rules = await readFile(`${folder}rules.yml`, 'utf8')
+
+/** Names in a matcher such as `{__name__=~"(a|b)_c"}`, written out. */
+function written(text: string): string {
+  return text.replaceAll(/\{__name__=~"\(([a-z|]+)\)(\w+)"\}/g, (_, names: string, rest: string) =>
+    names
+      .split('|')
+      .map((name) => name + rest)
+      .join(' '),
+  )
+}
+
+test('Prometheus takes the configuration', async () => {
+  const { code, stdout, stderr } = await promtool('check', 'config', 'prometheus.yml')
+  expect(stdout + stderr).not.toContain('FAILED')
+  expect(code).toBe(0)
+})
+
+test('every alert fires when it should, and not before', async () => {
+  const { code, stdout, stderr } = await promtool('test', 'rules', 'rules.test.yml')
+  expect(stdout + stderr).toContain('SUCCESS')
+  expect(code).toBe(0)
+})
+
+test('every alert has its test', async () => {
+  const tests = await readFile(`${folder}rules.test.yml`, 'utf8')
+  const alerts = [...rules.matchAll(/- alert: (\w+)/g)].map(([, name]) => name)
+  expect(alerts.length).toBeGreaterThan(10)
+  expect([...tests.matchAll(/- name: (\w+)/g)].map(([, name]) => name)).toEqual(alerts)
+})
+
+test('every metric of an alert exists', () => {
+  const known = services.flatMap((service) => metricsOf(service).map(({ name }) => name))
+  const names = namesIn(written(rules))
+  expect(names.length).toBeGreaterThan(10)
+  expect(names.filter((name) => !known.includes(name))).toEqual([])
+})
+
+test('every panel has an expression that Prometheus can read', async () => {
+  const exprs = dashboards().flatMap(({ panels }) =>
+    (panels as { targets: { expr: string }[] }[]).flatMap(({ targets }) =>
+      targets.map(({ expr }) => expr),
+    ),
+  )
+  expect(exprs.length).toBeGreaterThan(30)
+  // A recording rule is the one place where this promtool reads a bare expression; YAML reads JSON.
+  const recorded = exprs.map((expr, index) => ({ record: `panel:${index}`, expr }))
+  const file = join(await mkdtemp(join(inject('servers').folder, 'panels-')), 'panels.yml')
+  await writeFile(file, JSON.stringify({ groups: [{ name: 'panels', rules: recorded }] }))
+  const { stdout, stderr } = await promtool('check', 'rules', file)
+  expect(stdout + stderr).toContain(`SUCCESS: ${exprs.length} rules found`)
+})
+
+test.each(services)('the table has exactly what the %s serves', async (service: Service) => {
+  await using pipeline = await startPipeline()
+  const name = { indexer: 'INDEXER_CONSUMER', backfiller: 'BACKFILLER_CONSUMER', ingester: 'NONE' }
+  const worker = await pipeline.start(service, { [name[service]]: 'table' })
+  const table = metricsOf(service).map((metric) => metric.name)
+  await expect.poll(() => served(worker.metricsUrl)).toEqual(table)
+})
+
+/** The names of ours on the page. */
+async function served(url: string): Promise<string[]> {
+  const page = await (await fetch(url)).text()
+  const names = [...page.matchAll(/^# TYPE (\w+) /gm)].map(([, metric]) => metric ?? '')
+  return names.filter((metric) => !/^(process|nodejs)_/.test(metric)).sort()
+}
