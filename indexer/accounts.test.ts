@@ -25,6 +25,7 @@ beforeEach(async () => {
   await indexer.sql.unsafe(`truncate ${tables.map((name) => `"${name}"`).join(', ')}, reconcile`)
 })
 
+const repos = () => indexer.sql.unsafe('select rev, status, "statusAt" from repo_sync')
 const status = async () =>
   (await indexer.sql.unsafe('select "upstreamStatus" from actor'))[0]?.['upstreamStatus']
 
@@ -70,11 +71,47 @@ test('a status leaves the columns alone that are not ours', async () => {
   ])
 })
 
-test('an account event of an account without records makes no repo', async () => {
-  await indexer.apply([anAccount(early, null), anIdentity(early)])
-  expect(
-    await indexer.sql.unsafe('select did from repo_sync union select did from actor_sync'),
-  ).toEqual([])
+test('an account event tells how a repo ended, also one of which nothing was seen', async () => {
+  await indexer.apply([{ ...anAccount(early, 'takendown'), seq: -1 }, anIdentity(early)])
+  expect(await repos()).toEqual([{ rev: null, status: 'takendown', statusAt: early }])
+  expect(await indexer.sql.unsafe('select did from actor_sync')).toEqual([])
+  await indexer.apply([anAccount(late, null)])
+  expect(await repos()).toEqual([{ rev: null, status: null, statusAt: late }])
+})
+
+test('a status that nobody knows is kept as it is told', async () => {
+  await indexer.apply([anAccount(early, 'hibernated')])
+  expect(await status()).toBe('deactivated')
+  expect(await indexer.sql.unsafe('select status from account_event')).toEqual([
+    { status: 'hibernated' },
+  ])
+  expect(await repos()).toMatchObject([{ status: 'hibernated' }])
+})
+
+test('what another relay tells again is stale, whichever of them is heard first', async () => {
+  const first = anAccount(early, 'suspended', 7)
+  const copy = { ...first, seq: 90 }
+  const rows = async (...events: AccountEvent[]) => {
+    await indexer.sql.unsafe('truncate actor, account_event')
+    const outcomes = []
+    for (const event of events) outcomes.push((await indexer.apply([event])).outcomes[0])
+    expect(outcomes).toEqual(['applied', 'stale'])
+    return indexer.sql.unsafe('select * from account_event')
+  }
+  expect(await rows(first, copy)).toEqual(await rows(copy, first))
+})
+
+test('an account that is active again wishes for its repo, once, and one that always was does not', async () => {
+  const wishes = () => indexer.sql.unsafe(`select key from reconcile where kind = 'resync'`)
+  await indexer.apply([anAccount(early, null)])
+  expect(await wishes()).toEqual([])
+  const back = anAccount(late, null)
+  await indexer.applyEach([anAccount('2026-02-01T12:00:00.000Z', 'deactivated'), back])
+  expect(await status()).toBeNull()
+  expect(await wishes()).toEqual([{ key: alice }])
+  await indexer.sql.unsafe('truncate reconcile')
+  await indexer.apply([{ ...back, seq: 99 }])
+  expect(await wishes()).toEqual([])
 })
 
 test('a handle is wished for at first sight, at an identity event, and not in between', async () => {

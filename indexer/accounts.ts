@@ -2,6 +2,7 @@
 import type { AccountEvent, IdentityEvent } from '../shared/events.ts'
 import type { Transaction } from '../shared/postgres.ts'
 import { compareText } from './fold.ts'
+import { isGone } from './repos.ts'
 import { relation } from './write.ts'
 
 export type HostedEvent = AccountEvent | IdentityEvent
@@ -37,12 +38,58 @@ export function newestHosted<E extends HostedEvent>(events: readonly E[]): E[] {
   return [...newest].sort(([a], [b]) => compareText(a, b)).map(([, event]) => event)
 }
 
-/** Notes the events that are newer than what is known, and returns them. */
+/** The kind of row in `reconcile` that names an account whose repo is to be read anew. */
+export const resyncKind = 'resync'
+
+interface Known {
+  did: string
+  type: HostedEvent['type']
+  time: string
+  active: boolean | null
+  status: string | null
+}
+
+/**
+ * Notes the events that are newer than what is known, with what follows for the accounts' repos, and
+ * returns those that say something new: the copy that another relay tells is not news. The repos
+ * must be locked.
+ */
 export async function noteHosted(
   sql: Transaction,
   events: readonly HostedEvent[],
 ): Promise<readonly HostedEvent[]> {
   if (events.length === 0) return []
+  const before = await sql.unsafe<Known[]>(
+    'select did, type, "time", active, status from account_event where did = any($1::text[])',
+    [[...new Set(events.map(({ did }) => did))]],
+  )
+  const known = new Map(before.map((row) => [keyOf(row), row]))
+  const moved = await moveEvents(sql, events)
+  const news = events.filter(
+    (event) => moved.has(keyOf(event)) && isNews(event, known.get(keyOf(event))),
+  )
+  const told = news.filter((event) => event.type === 'account')
+  await noteStatuses(sql, told)
+  await askForPurges(sql, told)
+  for (const event of told) {
+    if (event.active && known.get(keyOf(event))?.active === false) await readmit(sql, event.did)
+  }
+  return news
+}
+
+const keyOf = ({ did, type }: Pick<Known, 'did' | 'type'>) => `${did} ${type}`
+
+function isNews(event: HostedEvent, known: Known | undefined): boolean {
+  if (known === undefined || known.time !== event.time) return true
+  if (event.type === 'identity') return false
+  return known.active !== event.active || known.status !== event.status
+}
+
+/** Of copies the one with the highest seq is kept, so that any order ends in the same row. */
+async function moveEvents(
+  sql: Transaction,
+  events: readonly HostedEvent[],
+): Promise<ReadonlySet<string>> {
   const rows = events.map((event) => ({
     did: event.did,
     type: event.type,
@@ -52,7 +99,7 @@ export async function noteHosted(
     status: event.type === 'account' ? event.status : null,
   }))
   const columns = ['did', 'type', 'time', 'seq', 'active', 'status']
-  const moved = await sql.unsafe<{ did: string; type: string }[]>(
+  const moved = await sql.unsafe<Pick<Known, 'did' | 'type'>[]>(
     `insert into account_event as a (did, type, "time", seq, active, status)
      select did, type, r."time", r.seq::bigint, r.active::boolean, status from ${relation(columns)}
      on conflict (did, type) do update set
@@ -63,8 +110,58 @@ export async function noteHosted(
      returning did, type`,
     [JSON.stringify(rows)],
   )
-  const keys = new Set(moved.map(({ did, type }) => `${did} ${type}`))
-  return events.filter(({ did, type }) => keys.has(`${did} ${type}`))
+  return new Set(moved.map(keyOf))
+}
+
+/** Why a repo is not to be had, for whoever asks how far the repos are. */
+async function noteStatuses(sql: Transaction, events: readonly AccountEvent[]): Promise<void> {
+  if (events.length === 0) return
+  const rows = events.map(({ did, time, active, status }) => {
+    return { did, time, status: active ? null : (status ?? 'inactive') }
+  })
+  await sql.unsafe(
+    `update repo_sync set status = r.status, "statusAt" = r.time
+     from ${relation(['did', 'time', 'status'])} where repo_sync.did = r.did`,
+    [JSON.stringify(rows)],
+  )
+}
+
+/**
+ * An account that is said to be deleted is asked for at its PDS, beside the batches; one that is said
+ * to be anything else is not asked for any more.
+ */
+async function askForPurges(sql: Transaction, events: readonly AccountEvent[]): Promise<void> {
+  const isDeleted = ({ active, status }: AccountEvent) => !active && status === 'deleted'
+  const others = events.filter((event) => !isDeleted(event)).map(({ did }) => did)
+  await sql.unsafe(`delete from account_purge where did = any($1::text[]) and state = 'asked'`, [
+    others,
+  ])
+  const rows = events.filter(isDeleted).map(({ did, time }) => ({ did, time }))
+  await sql.unsafe(
+    `insert into account_purge as p (did, state, since, "notBefore")
+     select did, 'asked', r.time, $2 from ${relation(['did', 'time'])}
+     where not ${isGone}
+     on conflict (did) do update set since = excluded.since`,
+    [JSON.stringify(rows), new Date().toISOString()],
+  )
+}
+
+/**
+ * An account is back: its repo is wished for anew, for what we have of it is old, or purged. What a
+ * finished purge keeps away is let in again, for the repo may come back as it was.
+ */
+export async function readmit(sql: Transaction, did: string): Promise<void> {
+  await sql.unsafe(
+    `update repo_sync set "purgedRev" = null, "snapshotScope" =
+       case when "snapshotScope" ->> '*' = "purgedRev" then "snapshotScope" - '*' else "snapshotScope" end
+     where did = $1 and "purgedRev" is not null
+       and not exists (select from account_purge p where p.did = $1)`,
+    [did],
+  )
+  await sql.unsafe(
+    'insert into reconcile (kind, key) values ($1, $2) on conflict (kind, key) do nothing',
+    [resyncKind, did],
+  )
 }
 
 /** Makes the visibility of accounts what their newest account event says. */

@@ -94,6 +94,22 @@ const isHostedEvent = (event: Event): event is HostedEvent =>
 const isComplete = (event: Event): event is RepoEvent & Required<Pick<RepoEvent, 'complete'>> =>
   event.type === 'repo' && event.complete !== undefined
 
+const didsOf = (events: readonly Event[]) => events.map(({ did }) => did)
+
+/**
+ * Removes records, with all that hangs on them, from a transaction that has locked their repos. What
+ * keeps them from coming back is the caller's business.
+ */
+export async function removeRecords(
+  sql: Transaction,
+  options: ApplyOptions,
+  uris: readonly string[],
+): Promise<void> {
+  const batch = new Batch(sql, options, async () => {})
+  await batch.forget(uris)
+  await addCounts(sql, batch.deltas, countersOf(options.collections))
+}
+
 /** One transaction's work. */
 class Batch {
   readonly deltas = new Deltas()
@@ -111,7 +127,7 @@ class Batch {
   async run(events: readonly Event[], changes: readonly (Change | null)[]): Promise<Applied> {
     const sql = this.#sql
     const heads = newestHeads(events.filter((event) => !isHostedEvent(event)))
-    await lockRepos(sql, heads)
+    await lockRepos(sql, heads, didsOf(events.filter(isHostedEvent)))
     await this.#probe('locked')
 
     const decisions = await this.#applyChanges(changes.filter((change) => change !== null))
@@ -257,15 +273,15 @@ class Batch {
       const stored = await missingFrom(this.#sql, did, rev, scope)
       const missing = stored.filter((uri) => this.#isIndexed(partsOf(uri).collection))
       for (let start = 0; start < missing.length; start += portion) {
-        await this.#forget(missing.slice(start, start + portion))
+        await this.forget(missing.slice(start, start + portion))
       }
       crashPoint('indexer.snapshot-noted')
     }
     return results
   }
 
-  /** Removes records without a tombstone: the repo's snapshot stands for it. */
-  async #forget(uris: readonly string[]): Promise<void> {
+  /** Removes records without a tombstone: the repo's snapshot, or its purge, stands for it. */
+  async forget(uris: readonly string[]): Promise<void> {
     await deleteRows(this.#sql, 'record', 'uri', uris)
     this.#rowsWritten += uris.length
     const going = uris.map((uri) => ({ uri, nsid: partsOf(uri).collection }))

@@ -6,6 +6,7 @@ import { inTransaction, type Sql, schemaName, type Transaction } from '../shared
 import { retryTransient, sleep } from '../shared/retry.ts'
 import type { HostedEvent } from './accounts.ts'
 import { compareText } from './fold.ts'
+import { isGone } from './repos.ts'
 import { relation } from './write.ts'
 
 const dayMs = 24 * 3_600_000
@@ -24,17 +25,19 @@ export async function wantHandles(
   news: readonly HostedEvent[],
 ): Promise<readonly string[]> {
   const now = Date.now()
-  const hinted = news.filter(({ type }) => type === 'identity').map(({ did }) => did)
+  const hinted = new Set(news.filter(({ type }) => type === 'identity').map(({ did }) => did))
+  const rows = [...seen.keys()].map((did) => ({ did, hinted: hinted.has(did) }))
   const due = await sql.unsafe<{ did: string }[]>(
-    `select r.did from ${relation(['did'])} left join actor a on a.did = r.did
-     where a.did is null or a."indexedAt" < $2 or (a.handle is null and a."indexedAt" < $3)`,
+    `select r.did from ${relation(['did', 'hinted'])} left join actor a on a.did = r.did
+     where (r.hinted = 'true' or a.did is null or a."indexedAt" < $2
+       or (a.handle is null and a."indexedAt" < $3)) and not ${isGone}`,
     [
-      JSON.stringify([...seen.keys()].map((did) => ({ did }))),
+      JSON.stringify(rows),
       new Date(now - dayMs).toISOString(),
       new Date(now - hourMs).toISOString(),
     ],
   )
-  const wanted = [...new Set([...hinted, ...due.map(({ did }) => did)])].sort(compareText)
+  const wanted = due.map(({ did }) => did).sort(compareText)
   if (wanted.length === 0) return []
   // The update locks the row, so that one who is just done with it sees this event before it goes.
   await sql.unsafe(
@@ -237,10 +240,10 @@ async function storeHandle(
         did,
       ])
     }
+    // Never an insert: an account without a row was deleted since its handle was wished for.
     await sql.unsafe(
-      `insert into actor as a (did, handle, "indexedAt") values ($1, $2, $3)
-       on conflict (did) do update set "indexedAt" = excluded."indexedAt",
-         handle = case when a.handle = $4 then a.handle else excluded.handle end`,
+      `update actor set "indexedAt" = $3, handle = case when handle = $4 then handle else $2 end
+       where did = $1`,
       [did, handle, new Date().toISOString(), unsure],
     )
     // A statement of its own: it sees an event that was noted while we waited for the row.

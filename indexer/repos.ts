@@ -25,16 +25,31 @@ export function newestHeads(heads: readonly Head[]): Head[] {
 /**
  * Locks the repos until the transaction ends, and notes the highest rev seen of each. It must be a
  * statement of its own, before all others: what follows then sees what the previous holder wrote.
+ * `others` are accounts that were told of without a commit.
  */
-export async function lockRepos(sql: Transaction, heads: readonly Head[]): Promise<void> {
-  if (heads.length === 0) return
+export async function lockRepos(
+  sql: Transaction,
+  heads: readonly Head[],
+  others: readonly string[] = [],
+): Promise<void> {
+  const revs = new Map<string, string | null>(others.map((did) => [did, null]))
+  for (const { did, rev } of heads) revs.set(did, rev)
+  if (revs.size === 0) return
+  const rows = [...revs].sort(([a], [b]) => compareText(a, b)).map(([did, rev]) => ({ did, rev }))
   // The update locks the row even where its condition is false.
   await sql.unsafe(
     `insert into repo_sync as s (did, rev) select did, rev from ${relation(['did', 'rev'])}
      on conflict (did) do update set rev = excluded.rev where s.rev is null or s.rev < excluded.rev`,
-    [JSON.stringify(heads)],
+    [JSON.stringify(rows)],
   )
 }
+
+/**
+ * True, in SQL, of an account `r.did` that was deleted and of which nothing newer has come: what is
+ * older must not make it known again.
+ */
+export const isGone = `exists (
+  select from repo_sync gone where gone.did = r.did and gone."purgedRev" >= gone.rev)`
 
 /** Moves `actor_sync` forward, and returns the repos that moved. */
 export async function moveActorSync(
@@ -44,7 +59,7 @@ export async function moveActorSync(
   if (heads.length === 0) return new Set()
   const moved = await sql.unsafe<{ did: string }[]>(
     `insert into actor_sync as s (did, "commitCid", "repoRev")
-     select did, commit, rev from ${relation(['did', 'rev', 'commit'])}
+     select did, commit, rev from ${relation(['did', 'rev', 'commit'])} where not ${isGone}
      on conflict (did) do update set "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
      where s."repoRev" is null or s."repoRev" < excluded."repoRev" returning did`,
     [JSON.stringify(heads)],
@@ -52,7 +67,7 @@ export async function moveActorSync(
   return new Set(moved.map(({ did }) => did))
 }
 
-/** Inserts an `actor` row for every account that has none. */
+/** Inserts an `actor` row for every account that has none, and was not deleted. */
 export async function ensureActors(
   sql: Transaction,
   seen: ReadonlyMap<string, string>,
@@ -62,7 +77,7 @@ export async function ensureActors(
   rows.sort((a, b) => compareText(a.did, b.did))
   await sql.unsafe(
     `insert into actor (did, "indexedAt") select r.did, r.time from ${relation(['did', 'time'])}
-     where not exists (select from actor where actor.did = r.did)
+     where not exists (select from actor where actor.did = r.did) and not ${isGone}
      on conflict do nothing`,
     [JSON.stringify(rows)],
   )

@@ -539,7 +539,7 @@ export const mutations: readonly Mutation[] = [
     law: orderLaw,
     words: 'repos are not locked',
     file: 'indexer/apply.ts',
-    old: 'await lockRepos(sql, heads)',
+    old: 'await lockRepos(sql, heads, didsOf(events.filter(isHostedEvent)))',
     new: '',
     ...{ test: interleaving, title: 'a create and the deletion of it end as one after the other' },
   },
