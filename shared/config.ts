@@ -174,12 +174,19 @@ export const workerOptions = {
     default: '9090',
     doc: 'Where /metrics, /health and /ready are served; 0 takes any free port.',
   },
+  metricsHost: {
+    env: 'METRICS_HOST',
+    parse: text,
+    default: '127.0.0.1',
+    doc: 'The address that they are served on; the image sets 0.0.0.0, a container having a network of its own.',
+  },
 } as const satisfies Options
 
 /** What the life cycle of a worker needs of its table; a service may have other defaults and names. */
 export interface WorkerOptions extends Options {
   readonly logLevel: Option<(typeof levels)[number]>
   readonly metricsPort: Option<number>
+  readonly metricsHost: Option<string>
 }
 
 /** What every worker that uses the streams has. */

@@ -60,8 +60,9 @@ export async function serveMetrics(options: {
   registry: Registry
   health: Health
   port: number
+  host: string
 }): Promise<MetricsServer> {
-  const { registry, health } = options
+  const { registry, health, port, host } = options
   const server = createServer((request, response) => {
     const path = (request.url ?? '/').split('?', 1)[0]
     if (request.method !== 'GET' && request.method !== 'HEAD')
@@ -78,7 +79,7 @@ export async function serveMetrics(options: {
       (error: unknown) => reply(response, 500, `${errorText(error)}\n`),
     )
   })
-  server.listen(options.port)
+  server.listen(port, host)
   await once(server, 'listening')
   return {
     port: (server.address() as AddressInfo).port,

@@ -101,11 +101,25 @@ test('health, readiness and metrics are served', async () => {
   expect((await fetch(`${base}/other`)).status).toBe(404)
 })
 
+test('metrics are served on one address, by default of this machine only', async () => {
+  const byDefault = await start({ BEHAVIOUR: 'wait' }).listening
+  expect((await fetch(`http://127.0.0.1:${byDefault}/health`)).status).toBe(200)
+  await expect(fetch(`http://127.0.0.2:${byDefault}/health`)).rejects.toThrow()
+  const elsewhere = await start({ BEHAVIOUR: 'wait', METRICS_HOST: '127.0.0.2' }).listening
+  expect((await fetch(`http://127.0.0.2:${elsewhere}/health`)).status).toBe(200)
+  await expect(fetch(`http://127.0.0.1:${elsewhere}/health`)).rejects.toThrow()
+})
+
 test('a part that is not ready shows its reason', async () => {
   const { createHealth, createRegistry, serveMetrics } = await import('./metrics.ts')
   const health = createHealth()
   health.part('redis').notReady('connection refused')
-  await using server = await serveMetrics({ registry: createRegistry('x'), health, port: 0 })
+  await using server = await serveMetrics({
+    registry: createRegistry('x'),
+    health,
+    port: 0,
+    host: '127.0.0.1',
+  })
   const response = await fetch(`http://127.0.0.1:${server.port}/ready`)
   expect(response.status).toBe(503)
   expect(await response.json()).toEqual({ ready: false, problems: { redis: 'connection refused' } })

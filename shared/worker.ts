@@ -47,7 +47,8 @@ export async function runWorker<O extends WorkerOptions>(
   const registry = createRegistry(service)
   const health = createHealth()
   try {
-    await using server = await serveMetrics({ registry, health, port: config.metricsPort })
+    const { metricsPort: port, metricsHost: host } = config
+    await using server = await serveMetrics({ registry, health, port, host })
     log.info({ port: server.port }, 'serving metrics')
     process.send?.({ listening: server.port })
     await run({ config, log, signal, registry, health })
