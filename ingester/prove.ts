@@ -41,7 +41,7 @@ export function prove(
   const isCommit = message.type === 'commit'
   const proof = isCommit && mode === 'full' ? proveOps(message, opened) : 'unproven'
   const { sig, data } = commit
-  const signed = mode !== 'none' && key !== null && isSignedBy(key, { unsigned, sig })
+  const signed = mode !== 'none' && isSignedBy(key, { unsigned, sig })
   const { events, filtered, dropped } = isCommit
     ? eventsOf(message, opened.blocks, scope)
     : { events: [], filtered: 0, dropped: [] }
@@ -50,11 +50,12 @@ export function prove(
   return { proof, signed, unsigned, sig, data, entries: events.map(encodeEvent), counts, dropped }
 }
 
-/** True when this key made the signature; false for a key that is none. */
+/** True when this key made the signature; false without one, and for one that is none. */
 export function isSignedBy(
-  key: string,
+  key: string | null,
   { unsigned, sig }: Pick<Proved, 'unsigned' | 'sig'>,
 ): boolean {
+  if (key === null) return false
   try {
     return verifySignature(parseDidKey(key), unsigned, sig)
   } catch (error) {

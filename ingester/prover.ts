@@ -3,6 +3,11 @@ import { scopeOf } from '../shared/scope.ts'
 import type { CommitMessage, SyncMessage } from './frame.ts'
 import { type Proved, prove, type VerifyMode } from './prove.ts'
 
+/** A thread has ended by itself: a bug of ours, which ends the process. */
+export class ProverError extends Error {
+  override readonly name = 'ProverError'
+}
+
 export interface ProverOptions {
   mode: VerifyMode
   /** The patterns of the scope. */

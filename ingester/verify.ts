@@ -4,10 +4,9 @@ import { errorText } from '../shared/errors.ts'
 import { encodeEvent } from '../shared/events.ts'
 import { IdentityError } from '../shared/identity.ts'
 import type { Logger } from '../shared/log.ts'
-import { KeyError, parseDidKey, verifySignature } from '../shared/repo/signature.ts'
 import { backoff, sleep } from '../shared/retry.ts'
 import type { Scope } from '../shared/scope.ts'
-import { eventsOf, type Opened, openMessage, proveOps, RefusedError } from './commit.ts'
+import { type Refusal, RefusedError } from './commit.ts'
 import type {
   AccountMessage,
   CommitMessage,
@@ -16,6 +15,8 @@ import type {
   SyncMessage,
 } from './frame.ts'
 import type { IngesterMetrics } from './metrics.ts'
+import { isSignedBy, type Proved, prove, type VerifyMode } from './prove.ts'
+import { type Prover, ProverError } from './prover.ts'
 import { createRecent } from './recent.ts'
 
 /** How long a commit waits for its key before INGESTER_VERIFY_UNAVAILABLE decides. */
@@ -29,8 +30,6 @@ const speaking: ReadonlySet<string> = new Set(['desynchronized', 'throttled'])
 /** A forged commit costs its account a look-up; a flood of them costs one in this time. */
 const refreshEveryMs = 10_000
 
-export type VerifyMode = 'full' | 'signature' | 'none'
-
 /** The part of an account's identity that is needed here. */
 interface Account {
   /** `did:key:…`; null when the document has none. */
@@ -38,6 +37,8 @@ interface Account {
 }
 
 export interface Resolver {
+  /** What is at hand, and may still be believed. */
+  peek?(did: string): Account | null
   /** Throws `IdentityError`. */
   resolve(did: string, options: { refresh: boolean; signal: AbortSignal }): Promise<Account>
 }
@@ -48,6 +49,8 @@ export interface VerifierOptions {
   /** What becomes of a commit whose key can't be had in time. */
   unavailable: 'pass' | 'wait'
   scope: Scope
+  /** Where messages are proved, by this mode and scope; without it here. */
+  prover?: Pick<Prover, 'prove'>
   signal: AbortSignal
   log: Logger
   metrics: IngesterMetrics
@@ -77,6 +80,8 @@ export function createVerifier(options: VerifierOptions): Translate {
   const { mode, unavailable, scope, signal, log, metrics } = options
   const { now = Date.now, keyWithinMs: withinMs = keyWithinMs } = options
   const limit = pLimit(lookUpsAtOnce)
+  const { prover = { prove: async (...given) => prove(...given, { mode, scope, now: now() }) } } =
+    options
   /** Their documents are to be fetched anew before the next commit is judged. */
   const stale = createRecent(accountsRemembered)
   /** Since which position: what is read again from before it is taken. */
@@ -148,18 +153,36 @@ export function createVerifier(options: VerifierOptions): Translate {
 
   const known = (did: string): Promise<LookUp> => refreshing.get(did) ?? identityOf(did, false)
 
-  /** `signed`, or `unverified` when the key can't be had. Throws `RefusedError`. */
-  const checkSignature = async (did: string, opened: Opened): Promise<'signed' | 'unverified'> => {
-    const first = await (stale.delete(did) ? refresh(did) : known(did))
-    stopped(first)
-    if (first === 'unavailable') return 'unverified'
-    if (first !== 'none' && isSignedBy(first, opened)) return 'signed'
-    // In a burst after a change of keys many fail at once: one asks, and all judge by its answer.
-    const second = await (mayRefresh(did) ? refresh(did) : known(did))
-    stopped(second)
-    if (typeof second !== 'string' && isSignedBy(second, opened)) return 'signed'
-    if (first === 'none') throw new RefusedError('identity', 'the account can not be resolved')
-    throw new RefusedError('signature', 'the signature is not that of the key of the account')
+  /** Proves a message by the key of its account; `unverified` when that can't be had. Throws `RefusedError`. */
+  const judge = async (message: CommitMessage | SyncMessage): Promise<Judged> => {
+    if (mode === 'none') return { ...(await prover.prove(message, null)), verdict: 'unverified' }
+    const { did } = message
+    const atHand =
+      stale.has(did) || refreshing.has(did) ? null : (options.identity.peek?.(did) ?? null)
+    if (atHand !== null) {
+      const proved = await prover.prove(message, atHand.signingKey)
+      if (proved.signed) return { ...proved, verdict: 'signed' }
+      return { ...proved, verdict: await judgeAnew(did, proved, 'signature') }
+    }
+    // Asked before the first wait: an #identity that comes later must not change this answer.
+    const asking = stale.delete(did) ? refresh(did) : known(did)
+    const [proved, found] = await Promise.all([prover.prove(message, null), asking])
+    stopped(found)
+    if (found === 'unavailable') return { ...proved, verdict: 'unverified' }
+    if (found !== 'none' && isSignedBy(found.signingKey, proved)) {
+      return { ...proved, verdict: 'signed' }
+    }
+    const reason = found === 'none' ? 'identity' : 'signature'
+    return { ...proved, verdict: await judgeAnew(did, proved, reason) }
+  }
+
+  /** Looks once more at whose signature it is. In a burst after a change of keys one asks, and all judge by its answer. */
+  const judgeAnew = async (did: string, proved: Proved, reason: Unproved): Promise<'signed'> => {
+    const found = await (mayRefresh(did) ? refresh(did) : known(did))
+    stopped(found)
+    if (typeof found !== 'string' && isSignedBy(found.signingKey, proved)) return 'signed'
+    if (reason === 'identity') throw new RefusedError(reason, 'the account can not be resolved')
+    throw new RefusedError(reason, 'the signature is not that of the key of the account')
   }
 
   /** At the stop nothing is judged any more: it would pass without a look, or be refused for want of one. */
@@ -172,26 +195,20 @@ export function createVerifier(options: VerifierOptions): Translate {
     if (restsSince !== undefined && message.seq > restsSince) {
       throw new RefusedError('account-inactive', 'a commit of an account that is not active')
     }
-    const opened = openMessage(message, now())
-    const proof = mode === 'full' ? proveOps(message, opened) : 'unproven'
-    const signed = mode === 'none' ? 'unverified' : await checkSignature(message.did, opened)
-    const { events, filtered, dropped } = eventsOf(message, opened.blocks, scope)
-    if (signed === 'signed') metrics.verified.inc({ proof })
+    const { verdict, proof, entries, counts, dropped } = await judge(message)
+    if (verdict === 'signed') metrics.verified.inc({ proof })
     else metrics.unverified.inc()
-    metrics.filtered.inc(filtered)
+    if (counts.filtered > 0) metrics.filtered.inc(counts.filtered)
+    if (counts.create > 0) metrics.creates.inc(counts.create)
+    if (counts.update > 0) metrics.updates.inc(counts.update)
+    if (counts.delete > 0) metrics.deletes.inc(counts.delete)
     for (const reason of dropped) metrics.droppedOps.inc({ reason })
-    for (const { type } of events) {
-      if (type === 'create') metrics.creates.inc()
-      else if (type === 'update') metrics.updates.inc()
-      else metrics.deletes.inc()
-    }
-    return { entries: events.map(encodeEvent) }
+    return { entries }
   }
 
   const sync = async (message: SyncMessage): Promise<Translation> => {
-    const opened = openMessage(message, now())
-    const result = mode === 'none' ? 'unverified' : await checkSignature(message.did, opened)
-    metrics.syncs.inc({ result })
+    const { verdict } = await judge(message)
+    metrics.syncs.inc({ result: verdict })
     return nothing
   }
 
@@ -214,6 +231,7 @@ export function createVerifier(options: VerifierOptions): Translate {
 
   const refuse = (message: CommitMessage | SyncMessage, error: unknown): Translation => {
     if (signal.aborted && error === signal.reason) throw error
+    if (error instanceof ProverError) throw error
     // Of upstream data nothing ends the process; what we did not foresee is counted as our bug.
     const reason = error instanceof RefusedError ? error.reason : 'bug'
     const { type: kind, seq, did, rev } = message
@@ -249,12 +267,6 @@ const nothing: Translation = { entries: [] }
 /** `none`: there is certainly no such account; `unavailable`: nobody can say now. */
 type LookUp = Account | 'none' | 'unavailable'
 
-function isSignedBy(account: Account, { unsigned, signed }: Opened): boolean {
-  if (account.signingKey === null) return false
-  try {
-    return verifySignature(parseDidKey(account.signingKey), unsigned, signed.sig)
-  } catch (error) {
-    if (error instanceof KeyError) return false
-    throw error
-  }
-}
+/** `unverified` when the key can't be had, or need not be. */
+type Judged = Proved & { verdict: 'signed' | 'unverified' }
+type Unproved = Extract<Refusal, 'identity' | 'signature'>

@@ -21,10 +21,14 @@ export class IdentityError extends Error {
   readonly kind: FetchErrorKind
   /** How long the other side asks us to wait, in milliseconds. */
   readonly retryAfterMs: number | null
+  /** Whether the other side says that we ask too often. */
+  readonly tooOften: boolean
   constructor(kind: FetchErrorKind, message: string, options: ErrorOptions = {}) {
     super(message, options)
+    const { cause } = options
     this.kind = kind
-    this.retryAfterMs = options.cause instanceof FetchError ? options.cause.retryAfterMs : null
+    this.retryAfterMs = cause instanceof FetchError ? cause.retryAfterMs : null
+    this.tooOften = cause instanceof FetchError && cause.status === 429
   }
 }
 
@@ -46,6 +50,8 @@ export interface IdentityOptions {
 }
 
 export interface Identity extends Disposable {
+  /** The account of a DID where the cache holds it. */
+  peek(did: string): Account | null
   /**
    * The account of a DID (plc or web). `refresh` asks anew whatever the cache holds. Callers of the
    * same DID share one request. Throws IdentityError, or the reason of an aborted signal.
@@ -115,6 +121,10 @@ export function createIdentity(options: IdentityOptions): Identity {
   }
 
   return {
+    peek(did) {
+      const known = recall(did)
+      return known !== null && 'account' in known ? known.account : null
+    },
     async resolve(did, { refresh = false, signal } = {}) {
       signal?.throwIfAborted()
       if (!isDid(did)) throw new IdentityError('invalid', 'not a DID')

@@ -790,8 +790,8 @@ export const mutations: readonly Mutation[] = [
     law: provedLaw,
     words: 'any key will do',
     file: 'ingester/verify.ts',
-    old: "if (first !== 'none' && isSignedBy(first, opened)) return 'signed'",
-    new: "if (first !== 'none') return 'signed'",
+    old: "if (proved.signed) return { ...proved, verdict: 'signed' }",
+    new: "if (proved) return { ...proved, verdict: 'signed' }",
     ...{ test: follow, title: 'a commit that another key signed, after its identity' },
   },
   {
@@ -799,8 +799,8 @@ export const mutations: readonly Mutation[] = [
     law: 'A key that was changed is found.',
     words: 'the key is not looked for again when a signature fails',
     file: 'ingester/verify.ts',
-    old: 'const second = await (mayRefresh(did) ? refresh(did) : known(did))',
-    new: 'const second = await known(did)',
+    old: 'const found = await (mayRefresh(did) ? refresh(did) : known(did))',
+    new: 'const found = await known(did)',
     ...{ test: follow, title: 'a commit that another key signed, after its identity' },
   },
   {
