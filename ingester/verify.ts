@@ -6,6 +6,7 @@ import { IdentityError } from '../shared/identity.ts'
 import type { Logger } from '../shared/log.ts'
 import { backoff, sleep } from '../shared/retry.ts'
 import type { Scope } from '../shared/scope.ts'
+import type { Link } from '../shared/streams/chain.ts'
 import { type Refusal, RefusedError } from './commit.ts'
 import type {
   AccountMessage,
@@ -62,6 +63,8 @@ export interface VerifierOptions {
 export interface Translation {
   /** None when it is refused, filtered or of no interest to the stream. */
   entries: readonly string[][]
+  /** Of a commit or #sync that was accepted: how it continues its repo's chain. */
+  link?: Link
   /** To be called once the entries are durable. */
   onDurable?: () => void
 }
@@ -74,7 +77,7 @@ export type Translate = (message: Message) => Promise<Translation>
  * in the order of the stream, since an #identity makes the commits after it look again, and an
  * inactive #account refuses them. Results never depend on which look-up ends first.
  *
- * A #sync is proved and counted; it becomes no entry, since a resync is not requested yet.
+ * A #sync becomes no entry, but a link of its repo's chain.
  */
 export function createVerifier(options: VerifierOptions): Translate {
   const { mode, unavailable, scope, signal, log, metrics } = options
@@ -195,7 +198,8 @@ export function createVerifier(options: VerifierOptions): Translate {
     if (restsSince !== undefined && message.seq > restsSince) {
       throw new RefusedError('account-inactive', 'a commit of an account that is not active')
     }
-    const { verdict, proof, entries, counts, dropped } = await judge(message)
+    const judged = await judge(message)
+    const { verdict, proof, entries, counts, dropped } = judged
     if (verdict === 'signed') metrics.verified.inc({ proof })
     else metrics.unverified.inc()
     if (counts.filtered > 0) metrics.filtered.inc(counts.filtered)
@@ -203,13 +207,13 @@ export function createVerifier(options: VerifierOptions): Translate {
     if (counts.update > 0) metrics.updates.inc(counts.update)
     if (counts.delete > 0) metrics.deletes.inc(counts.delete)
     for (const reason of dropped) metrics.droppedOps.inc({ reason })
-    return { entries }
+    return { entries, link: linkOf(message, judged, mode) }
   }
 
   const sync = async (message: SyncMessage): Promise<Translation> => {
-    const { verdict } = await judge(message)
-    metrics.syncs.inc({ result: verdict })
-    return nothing
+    const judged = await judge(message)
+    metrics.syncs.inc({ result: judged.verdict })
+    return { entries: [], link: linkOf(message, judged, mode) }
   }
 
   const identity = ({ seq, time, did, handle }: IdentityMessage): Translation => {
@@ -270,3 +274,11 @@ type LookUp = Account | 'none' | 'unavailable'
 /** `unverified` when the key can't be had, or need not be. */
 type Judged = Proved & { verdict: 'signed' | 'unverified' }
 type Unproved = Extract<Refusal, 'identity' | 'signature'>
+
+function linkOf(message: CommitMessage | SyncMessage, judged: Judged, mode: VerifyMode): Link {
+  const { type: kind, did, rev } = message
+  const { data, proof, verdict } = judged
+  const { since, prevData } = kind === 'commit' ? message : { since: null, prevData: null }
+  const doubtful = verdict === 'unverified' && mode !== 'none'
+  return { kind, did, rev, since, prevData, data, proven: proof === 'proven', doubtful }
+}

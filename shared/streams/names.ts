@@ -18,6 +18,30 @@ const standardGroups: Readonly<Record<string, string>> = {
 /** The token of the one ingester that may append. */
 export const fenceKey = 'ingester:fence'
 
+/** Signing keys of the accounts whose DIDs begin with these bytes. */
+export const keysKey = (bucket: string): string => `ingester:keys:${bucket}`
+
+/** Commits that were let through without their key, by account: each is to be proved. */
+export const unprovedKey = 'ingester:unproved'
+
+/**
+ * The epoch of the chain states, and for each cursor the value that our append wrote last, with the
+ * time of its event. The states themselves are in `chainBucketKey`.
+ */
+export const chainKey = 'ingester:chain'
+export const chainBucketKey = (bucket: number): string => `${chainKey}:${bucket}`
+
+/** Repos whose resync is wanted, with the rev that it must reach; and those not requested yet. */
+export const resyncsKey = 'ingester:resyncs'
+export const resyncsWaitingKey = `${resyncsKey}:waiting`
+/** How many were requested in the present minute. */
+export const resyncsMinuteKey = `${resyncsKey}:minute`
+
+/** Stretches of a source that were not read, by name. */
+export const gapsKey = 'ingester:gaps'
+/** How far the pass over a host's list of repos has come that closes its gaps. */
+export const gapPassKey = (host: string): string => `${gapsKey}:pass:${host}`
+
 /** Attempts at each repo, kept over restarts. */
 export const attemptsKey = 'repo_backfill:attempts'
 

@@ -8,7 +8,7 @@ import { redisCode } from '../redis.ts'
 export type Script = (
   redis: Redis,
   keys: readonly string[],
-  args: readonly (string | number)[],
+  args: readonly (string | number | Buffer)[],
 ) => Promise<unknown>
 
 /** The script in a file of this folder, with the functions of `info.lua`. */
