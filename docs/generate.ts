@@ -50,13 +50,15 @@ function configurationPage(): string {
   return `# Configuration
 
 Settings come from the environment. Made by \`npm run docs\` from each service's \`options.ts\`; do not edit.
-A setting without a default is required. All problems are told in one message, and the process ends with exit code 2.
+A setting without a default is required. One that holds a credential may come from a file: \`<name>_FILE\` is then its path.
+All problems are told in one message, and the process ends with exit code 2.
 
 ${sections.join('\n')}`
 }
 
 function tableRow(option: Option): string {
-  const aliases = option.aliases?.length ? ` (also ${option.aliases.map(code).join(', ')})` : ''
+  const others = [...(option.secret ? [`${option.env}_FILE`] : []), ...(option.aliases ?? [])]
+  const aliases = others.length > 0 ? ` (also ${others.map(code).join(', ')})` : ''
   const doc = option.doc.replaceAll('|', '\\|')
   return `| ${code(option.env)}${aliases} | ${defaultOf(option)} | ${doc} |`
 }

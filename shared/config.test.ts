@@ -1,3 +1,6 @@
+import { mkdtempDisposable, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import {
   ConfigError,
@@ -44,6 +47,25 @@ test('a secret is never part of the message', () => {
   const read = () => readConfig(options, { SLUICE_NAME: 'a', SLUICE_PASSWORD: 'hunter2' })
   expect(read).toThrow(/SLUICE_PASSWORD: its value must be/)
   expect(read).not.toThrow(/hunter2/)
+})
+
+test('a credential may come from a file, and its own variable wins', async () => {
+  await using folder = await mkdtempDisposable(join(tmpdir(), 'sluice-config-'))
+  const file = join(folder.path, 'password')
+  await writeFile(file, '12\n')
+  const env = { SLUICE_NAME: 'a', SLUICE_PASSWORD_FILE: file }
+  expect(readConfig(options, env).password).toBe(12)
+  expect(readConfig(options, { ...env, SLUICE_PASSWORD: '13' }).password).toBe(13)
+  await writeFile(file, 'hunter2')
+  expect(() => readConfig(options, env)).toThrow(/SLUICE_PASSWORD_FILE: its value must be/)
+  expect(() => readConfig(options, env)).not.toThrow(/hunter2/)
+})
+
+test('a file that can not be read is one problem among the others; only credentials have files', () => {
+  const env = { SLUICE_PASSWORD_FILE: '/nowhere/at/all', SLUICE_SIZE_FILE: '/nowhere/either' }
+  const read = () => readConfig(options, env)
+  expect(read).toThrow(/SLUICE_NAME is not set[\s\S]*SLUICE_PASSWORD_FILE: the file can't be read/)
+  expect(read).not.toThrow(/SLUICE_SIZE_FILE/)
 })
 
 test('an empty variable counts as not set, as docker compose passes it', () => {

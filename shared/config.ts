@@ -1,4 +1,5 @@
 /** Configuration: one table of options per service, read from the environment in one place. */
+import { readFileSync } from 'node:fs'
 
 /** One setting: its name in the environment, how it is read, and what it is for. */
 export interface Option<T = unknown> {
@@ -12,7 +13,7 @@ export interface Option<T = unknown> {
   readonly default?: string
   /** One sentence for `docs/configuration.md` and `.env.example`. */
   readonly doc: string
-  /** The value is a credential or may hold one: it is never printed. */
+  /** The value is a credential or may hold one: it is never printed, and may come from the file that `<env>_FILE` names. */
   readonly secret?: boolean
 }
 
@@ -45,28 +46,49 @@ export function readConfig<O extends Options>(options: O, env: Environment): Con
   const problems: string[] = []
   const values: Record<string, unknown> = {}
   for (const [key, option] of Object.entries(options)) {
-    const { name, text } = lookUp(option, env)
-    if (text === undefined) {
-      problems.push(`${option.env} is not set: ${option.doc}`)
-      continue
-    }
     try {
-      values[key] = option.parse(text)
+      values[key] = valueOf(option, env)
     } catch (error) {
-      const shown = option.secret ? 'its value' : JSON.stringify(text)
-      problems.push(`${name}: ${shown} ${error instanceof Error ? error.message : String(error)}`)
+      problems.push(messageOf(error))
     }
   }
   if (problems.length > 0) throw new ConfigError(problems)
   return values as Config<O>
 }
 
+function valueOf(option: Option, env: Environment): unknown {
+  const { name, text } = lookUp(option, env)
+  if (text === undefined) throw new Error(`${option.env} is not set: ${option.doc}`)
+  try {
+    return option.parse(text)
+  } catch (error) {
+    const shown = option.secret ? 'its value' : JSON.stringify(text)
+    throw new Error(`${name}: ${shown} ${messageOf(error)}`)
+  }
+}
+
 function lookUp(option: Option, env: Environment): { name: string; text: string | undefined } {
   for (const name of [option.env, ...(option.aliases ?? [])]) {
     const text = env[name]
     if (text !== undefined && text !== '') return { name, text }
+    const file = option.secret ? env[`${name}_FILE`] : undefined
+    if (file !== undefined && file !== '') {
+      return { name: `${name}_FILE`, text: contentOf(file, `${name}_FILE`) }
+    }
   }
   return { name: option.env, text: option.default }
+}
+
+function contentOf(file: string, name: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim()
+  } catch (error) {
+    throw new Error(`${name}: the file can't be read: ${messageOf(error)}`)
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }
 
 /** Any text that is not empty. */
