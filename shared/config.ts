@@ -47,7 +47,7 @@ export function readConfig<O extends Options>(options: O, env: Environment): Con
   const values: Record<string, unknown> = {}
   for (const [key, option] of Object.entries(options)) {
     try {
-      values[key] = valueOf(option, env)
+      values[key] = readOption(option, env)
     } catch (error) {
       problems.push(messageOf(error))
     }
@@ -56,7 +56,7 @@ export function readConfig<O extends Options>(options: O, env: Environment): Con
   return values as Config<O>
 }
 
-function valueOf(option: Option, env: Environment): unknown {
+function readOption(option: Option, env: Environment): unknown {
   const { name, text } = lookUp(option, env)
   if (text === undefined) throw new Error(`${option.env} is not set: ${option.doc}`)
   try {
