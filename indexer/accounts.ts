@@ -152,8 +152,9 @@ async function askForPurges(sql: Transaction, events: readonly AccountEvent[]): 
  */
 export async function readmit(sql: Transaction, did: string): Promise<void> {
   await sql.unsafe(
-    `update repo_sync set "purgedRev" = null, "snapshotScope" =
-       case when "snapshotScope" ->> '*' = "purgedRev" then "snapshotScope" - '*' else "snapshotScope" end
+    `update repo_sync set "purgedRev" = null, rev = nullif(rev, "purgedRev"), "snapshotScope" = case
+       when "snapshotScope" ->> '*' = "purgedRev" || '~' then "snapshotScope" - '*'
+       else "snapshotScope" end
      where did = $1 and "purgedRev" is not null
        and not exists (select from account_purge p where p.did = $1)`,
     [did],

@@ -4,6 +4,7 @@ import pLimit from 'p-limit'
 import { crashPoint } from '../shared/crash-point.ts'
 import { decodeEvent, decodeLabels, type Event } from '../shared/events.ts'
 import { createIdentity } from '../shared/identity.ts'
+import { createFetch } from '../shared/identity-fetch.ts'
 import { connectPostgres, type Sql } from '../shared/postgres.ts'
 import { connectRedis, redisFailure, throughOutages } from '../shared/redis.ts'
 import { retryTransient, sleep } from '../shared/retry.ts'
@@ -13,7 +14,7 @@ import { registerLengths } from '../shared/streams/lengths.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
 import { parseStreamGroups, streams as streamNames } from '../shared/streams/names.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
-import { createApply } from './apply.ts'
+import { type ApplyOptions, createApply } from './apply.ts'
 import { collections } from './collections/index.ts'
 import { createDeriver } from './derive.ts'
 import { createHandles } from './handles.ts'
@@ -22,6 +23,8 @@ import { compileLexicons } from './lexicons.ts'
 import { createMetrics, type IndexerMetrics } from './metrics.ts'
 import type { options } from './options.ts'
 import { groupState, keepPosition } from './position.ts'
+import { keepPurging } from './purge.ts'
+import { keepAskingForRepos } from './resyncs.ts'
 import { requireTables } from './tables.ts'
 import { tally } from './tally.ts'
 import { keepTombstonesYoung } from './tombstones.ts'
@@ -55,7 +58,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
   await using redis = connectRedis({ redisUrl: config.redisUrl, log, name: 'sluice/indexer' })
   await using sql = connectPostgres({
     databaseUrl: config.databaseUrl,
-    poolSize: Math.min(config.poolMaxSize, transactions + otherConnections),
+    poolSize: connectionsOf(config),
     log,
     applicationName: `sluice-indexer/${config.consumer}`,
   })
@@ -71,7 +74,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
 
   const names = collections.map(({ nsid }) => nsid)
   const validate = await compileLexicons(names)
-  const apply = createApply({
+  const applying: ApplyOptions = {
     sql,
     schema: config.schema,
     collections,
@@ -79,7 +82,8 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
     scope: scopeOf(config.collections.length > 0 ? config.collections : names),
     statementTimeoutMs,
     handles: config.resolveHandles,
-  })
+  }
+  const apply = createApply(applying)
   const known = new Set(names)
   const slots = pLimit(transactions)
   const shared = { redis, name: config.consumer, streamGroups, log, metrics: perStream }
@@ -96,6 +100,20 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
       metrics.handlesQueued.set(queued)
     },
   })
+
+  using http = createFetch({ trusted: [], allowPrivateHosts: config.allowPrivateHosts, signal })
+  const purging = (signal: AbortSignal) =>
+    keepPurging(
+      {
+        apply: applying,
+        identity,
+        fetch: http.fetch,
+        timeoutMs: identityTimeoutMs,
+        log,
+        onResult: (result) => metrics.purges.inc({ result }),
+      },
+      signal,
+    )
 
   const indexStream = (stream: string) => {
     const part = health.part(stream)
@@ -161,7 +179,10 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
   await runTogether(signal, [
     ...followed.map(indexStream),
     ...(config.mode === 'stream' ? [] : [indexLabels()]),
-    ...(config.resolveHandles && followed.length > 0 ? [handles.run] : []),
+    ...(config.resolveHandles && followed.length > 0 ? [handles.run, purging] : []),
+    ...(followed.length > 0
+      ? [(signal: AbortSignal) => keepAskingForRepos({ redis, sql, schema: config.schema }, signal)]
+      : []),
     ...groups.map(
       (seat) => (signal: AbortSignal) =>
         keepPosition({
@@ -190,6 +211,13 @@ export function flightOf(config: Pick<Config, 'batchSize' | 'concurrency'>): {
   const whole = Math.floor(concurrency / batchSize)
   const transactions = Math.min(Math.max(2, whole), maxTransactions, concurrency)
   return { batchSize: Math.min(batchSize, Math.floor(concurrency / transactions)), transactions }
+}
+
+/** Connections to Postgres: one for each batch in flight, and what goes on beside them. */
+export function connectionsOf(
+  config: Pick<Config, 'batchSize' | 'concurrency' | 'poolMaxSize'>,
+): number {
+  return Math.min(config.poolMaxSize, flightOf(config).transactions + otherConnections)
 }
 
 /** Waits while Postgres is away; throws when it is there and not a database for us. */

@@ -65,6 +65,11 @@ export function createMetrics(registry: Registry) {
       registers,
     }),
     handles: counterBy('handles_resolved_total', 'Handles looked at, by result.', 'result'),
+    purges: counterBy(
+      'purges_total',
+      'Accounts said to be deleted: what their host answered (hosted, gone, unsure), and those purged.',
+      'result',
+    ),
     handlesQueued: gauge('handles_queued', 'Accounts in hand whose handle is to be looked at.'),
   }
 }

@@ -3,7 +3,7 @@ import { compareHosted, newestHosted, upstreamStatus } from './accounts.ts'
 import { blobCid } from './blob.ts'
 import { type Decision, decide, type Stored } from './decide.ts'
 import { compareVersions, fold } from './fold.ts'
-import { flightOf } from './indexer.ts'
+import { connectionsOf, flightOf } from './indexer.ts'
 import { snapshotRev } from './repos.ts'
 import { cleanJson, cleanText } from './text.ts'
 import { normaliseTime } from './timestamp.ts'
@@ -134,6 +134,12 @@ test('the last account event is the latest by time, then by seq', () => {
     ({ type: 'account', did: 'd', time, seq, active: true, status: null }) as const
   expect(compareHosted(event('2', 1), event('1', 9))).toBeGreaterThan(0)
   expect(newestHosted([event('1', 3), event('1', 4), event('0', 9)])).toEqual([event('1', 4)])
+})
+
+test('an indexer has at most 12 connections to Postgres, whatever its settings', () => {
+  for (const concurrency of [1, 100, 2_000, 100_000])
+    expect(connectionsOf({ batchSize: 500, concurrency, poolMaxSize: 40 })).toBeLessThanOrEqual(12)
+  expect(connectionsOf({ batchSize: 500, concurrency: 100, poolMaxSize: 3 })).toBe(3)
 })
 
 test('the snapshot that counts for a collection is the newest that covers it', () => {

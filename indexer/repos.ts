@@ -51,6 +51,9 @@ export async function lockRepos(
 export const isGone = `exists (
   select from repo_sync gone where gone.did = r.did and gone."purgedRev" >= gone.rev)`
 
+/** What makes every event up to `rev` stale, and none after it: a snapshot's rev just above it. */
+export const fenceAbove = (rev: string): string => `${rev}~`
+
 /** Moves `actor_sync` forward, and returns the repos that moved. */
 export async function moveActorSync(
   sql: Transaction,

@@ -121,6 +121,7 @@ export function uri(event: { did: string; collection: string; rkey: string }): s
 }
 
 export interface TestIndexer extends AsyncDisposable {
+  options: ApplyOptions
   apply: Apply
   /** Another one on the same database, with other options. */
   applyWith: (options: Partial<ApplyOptions>) => Apply
@@ -137,20 +138,20 @@ export async function testIndexer(options: Partial<ApplyOptions> = {}): Promise<
   const database = await testDatabase()
   const log = pino({ level: 'silent' })
   const sql = connectPostgres({ databaseUrl: database.url, poolSize: 6, log })
-  const applyWith = (more: Partial<ApplyOptions>) =>
-    createApply({
-      sql,
-      schema: database.schema,
-      collections,
-      deriver: createDeriver(collections, validate),
-      scope: scopeOf(collections.map(({ nsid }) => nsid)),
-      statementTimeoutMs: 20_000,
-      handles: false,
-      ...options,
-      ...more,
-    })
+  const whole: ApplyOptions = {
+    sql,
+    schema: database.schema,
+    collections,
+    deriver: createDeriver(collections, validate),
+    scope: scopeOf(collections.map(({ nsid }) => nsid)),
+    statementTimeoutMs: 20_000,
+    handles: false,
+    ...options,
+  }
+  const applyWith = (more: Partial<ApplyOptions>) => createApply({ ...whole, ...more })
   const apply = applyWith({})
   return {
+    options: whole,
     apply,
     applyWith,
     applyEach: async (events) => {

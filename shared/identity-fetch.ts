@@ -12,15 +12,22 @@ export class FetchError extends Error {
   readonly status: number | null
   /** From `Retry-After`, in milliseconds. */
   readonly retryAfterMs: number | null
+  /** The name of an XRPC error, such as `RepoNotFound`. */
+  readonly error: string | null
   constructor(
     kind: FetchErrorKind,
     message: string,
-    options: ErrorOptions & { status?: number; retryAfterMs?: number | null } = {},
+    options: ErrorOptions & {
+      status?: number
+      retryAfterMs?: number | null
+      error?: string | null
+    } = {},
   ) {
     super(message, options)
     this.kind = kind
     this.status = options.status ?? null
     this.retryAfterMs = options.retryAfterMs ?? null
+    this.error = options.error ?? null
   }
 }
 
@@ -65,10 +72,10 @@ export function createFetch({ trusted, allowPrivateHosts, signal: closing }: Fet
         return new Response(status === 204 ? null : body, { status })
       if (status === 404) return new Response(body, { status })
       if (status < 300 || status >= 400 || !location || init.redirect !== 'follow') {
-        throw refused(status, retryAfter)
+        throw refused(status, retryAfter, body)
       }
       const next = URL.parse(location, target.href)
-      if (next === null) throw refused(status, retryAfter)
+      if (next === null) throw refused(status, retryAfter, body)
       url = next
     }
     throw new FetchError('invalid', `more than ${maxRedirects} redirects`)
@@ -77,7 +84,7 @@ export function createFetch({ trusted, allowPrivateHosts, signal: closing }: Fet
   const close = () => {
     for (const agent of [open.http, open.https, guarded.http, guarded.https]) agent.destroy()
   }
-  return { fetch, close }
+  return { fetch, close, [Symbol.dispose]: close }
 }
 
 function agents(options: https.AgentOptions) {
@@ -104,10 +111,21 @@ function checked(url: URL, allowPrivateHosts: boolean): URL {
   return url
 }
 
-function refused(status: number, retryAfter: string | undefined): FetchError {
+function refused(status: number, retryAfter: string | undefined, body: string): FetchError {
   const kind =
     status === 410 ? 'tombstone' : status === 429 || status >= 500 ? 'unavailable' : 'invalid'
-  return new FetchError(kind, `answered ${status}`, { status, retryAfterMs: delayOf(retryAfter) })
+  const retryAfterMs = delayOf(retryAfter)
+  return new FetchError(kind, `answered ${status}`, { status, retryAfterMs, error: nameOf(body) })
+}
+
+function nameOf(body: string): string | null {
+  try {
+    const answer: unknown = JSON.parse(body)
+    const name = typeof answer === 'object' && answer !== null && 'error' in answer && answer.error
+    return typeof name === 'string' ? name : null
+  } catch {
+    return null // the status alone tells, then
+  }
 }
 
 /** `Retry-After` in seconds or as a date. */
