@@ -1,9 +1,13 @@
--- Appends a batch with its cursor, exactly once, by whoever holds the fence.
+-- Appends a batch with its cursor and the chain states of its repos, exactly once, by whoever holds
+-- the fence.
 --
--- KEYS  stream, session, [fence], cursor...
--- ARGV  batch number, seconds that a session is kept, fence token or '', cursor kind or '',
---       cursor, then for each entry: how many fields follow, the fields
--- Gives {'appended'|'again', last id}, {'fenced', holder}, {'rewound', last id of the stream}
+-- KEYS  stream, session, [fence], cursor..., [chain, resyncs, waiting]
+-- ARGV  batch number, seconds that a session is kept, fence token or '', how many cursor keys,
+--       cursor kind or '', cursor, time of the cursor's event or '',
+--       most resyncs under way or '' where no chain is kept, links (chain.ts, `packLinks`),
+--       then for each entry: how many fields follow, the fields
+-- Gives {'appended', last id, counts of `judgements` in their order, dids whose chain is broken},
+--       {'again', last id}, {'fenced', holder}, {'rewound', last id of the stream}
 --
 -- A session holds 'number id': its last batch and the last id it appended. A number that is already
 -- there is a batch whose reply was lost; one too high means that Redis has gone back since.
@@ -19,11 +23,13 @@ local function ahead(new, old)
 end
 
 local stream, session = KEYS[1], KEYS[2]
-local number, token, kind, cursor = tonumber(ARGV[1]), ARGV[3], ARGV[4], ARGV[5]
-local cursors = 3
+local number, token, kind, cursor = tonumber(ARGV[1]), ARGV[3], ARGV[5], ARGV[6]
+local cursors = token == '' and 3 or 4
+local chain = cursors + tonumber(ARGV[4])
+local most, links = tonumber(ARGV[8]), ARGV[9]
+local at = 10
 
 if token ~= '' then
-  cursors = 4
   local holder = redis.call('GET', KEYS[3])
   if holder and holder ~= token then
     local mine, theirs = string.match(token, '^%d+'), string.match(holder, '^%d+')
@@ -37,22 +43,94 @@ if stored >= number then return {'again', last} end
 local generated = lastId(stream)
 if stored < number - 1 or before(generated, last) then return {'rewound', generated} end
 
-local empty = #ARGV == 5 and kind == ''
+local empty = #ARGV < at and kind == ''
 if empty and number > 1 then return {'appended', last} end
 
-local i = 6
-while i <= #ARGV do
-  local fields = tonumber(ARGV[i])
-  last = redis.call('XADD', stream, '*', unpack(ARGV, i + 1, i + fields))
-  i = i + fields + 1
+local function append(count)
+  for _ = 1, count do
+    local fields = tonumber(ARGV[at])
+    last = redis.call('XADD', stream, '*', unpack(ARGV, at + 1, at + fields))
+    at = at + fields + 1
+  end
 end
+
+local function skip(count)
+  for _ = 1, count do at = at + tonumber(ARGV[at]) + 1 end
+end
+
+local counts = {0, 0, 0, 0, 0, 0, 0, 0}
+local broken = {}
+local function count(judgement, n) counts[judgement] = counts[judgement] + n end
+local START, CONTINUED, DUPLICATE, BROKEN, MOVED, UNPROVEN, HELD_BACK, DROPPED = 1, 2, 3, 4, 5, 6, 7, 8
+local SYNC, UNPROVED, DOUBTFUL, LEGACY = 1, 2, 4, 8
+local epoch = most and struct.pack('>H', tonumber(redis.call('HGET', KEYS[chain], 'epoch') or 0))
+
+-- Judges one link against the state of its repo and moves that; false when what it brings is on the
+-- stream already. A state is: rev (8 bytes), data (8), flags (1), epoch (2).
+local function judge(bucket, field, rev, since, prev, data, flags, name)
+  local key = KEYS[chain] .. ':' .. bucket
+  local state = redis.call('HGET', key, field)
+  if state and string.sub(state, 18, 19) ~= epoch then state = false end
+  local held, heldData = state and string.sub(state, 1, 8), state and string.sub(state, 9, 16)
+  local heldFlags = state and string.byte(state, 17) or 0
+  local judgement = START
+  if state and rev <= held then
+    -- What nobody could verify proves nothing about what is verified.
+    if bit.band(heldFlags, DOUBTFUL) == 0 or bit.band(flags, DOUBTFUL) ~= 0 then
+      count(DUPLICATE, 1)
+      return false
+    end
+    judgement = (rev == held and data == heldData) and DUPLICATE or BROKEN
+  elseif state and bit.band(flags, SYNC) ~= 0 then
+    judgement = data == heldData and MOVED or BROKEN
+  elseif state then
+    local follows = since == held and (bit.band(flags, LEGACY) ~= 0 or prev == heldData)
+    judgement = follows and CONTINUED or BROKEN
+  end
+  count(judgement, 1)
+  if judgement == BROKEN then
+    local did, wanted = string.match(name, '^(.+) (.+)$')
+    broken[#broken + 1] = did
+    if not wantResync(KEYS[chain + 1], KEYS[chain + 2], most, did, wanted) then
+      -- The state stays, so that the next commit, or a pass over the list of repos, asks again.
+      count(HELD_BACK, 1)
+      return true
+    end
+  end
+  if judgement ~= START and judgement ~= BROKEN then
+    -- A chain is no better proven than its weakest link.
+    flags = bit.bor(flags, bit.band(heldFlags, UNPROVED))
+  end
+  if bit.band(flags, UNPROVED) ~= 0 then count(UNPROVEN, 1) end
+  redis.call('HSET', key, field, rev .. data .. string.char(bit.band(flags, UNPROVED + DOUBTFUL)) .. epoch)
+  return judgement ~= DUPLICATE
+end
+
+local position = 1
+while position <= #links do
+  local free, own, bucket, field, rev, since, prev, data, flags, name
+  free, own, bucket, field, rev, since, prev, data, flags, name, position =
+    struct.unpack('>HHI4c10c8c8c8c8BHc0', links, position)
+  append(free)
+  if judge(bucket, field, rev, since, prev, data, flags, name) then
+    append(own)
+  else
+    count(DROPPED, own)
+    skip(own)
+  end
+end
+while at <= #ARGV do append(1) end
+
 redis.call('SET', session, string.format('%d %s', number, last), 'EX', ARGV[2])
 if token ~= '' then redis.call('SET', KEYS[3], token) end
 if kind ~= '' then
-  for key = cursors, #KEYS do
+  for key = cursors, chain - 1 do
     if kind == 'opaque' or ahead(cursor, redis.call('GET', KEYS[key])) then
       redis.call('SET', KEYS[key], cursor)
+      if most and key == cursors then
+        redis.call('HSET', KEYS[chain], KEYS[key], cursor .. ' ' .. ARGV[7])
+      end
     end
   end
 end
-return {'appended', last}
+return {'appended', last, counts, broken}

@@ -42,3 +42,17 @@ local function groupsInfo(key, stream)
   end
   return groups
 end
+
+-- Notes that a repo must be read whole again at this rev or later; once, however often that is noted
+-- before it is done. False when so many are under way that there is no room.
+local function wantResync(resyncs, waiting, most, did, rev)
+  local held, step = string.match(redis.call('HGET', resyncs, did) or '', '^(%S+) (%S+)$')
+  if not held then
+    if redis.call('HLEN', resyncs) >= most then return false end
+    redis.call('HSET', resyncs, did, rev .. ' w')
+    redis.call('RPUSH', waiting, did)
+  elseif rev > held then
+    redis.call('HSET', resyncs, did, rev .. ' ' .. step)
+  end
+  return true
+end

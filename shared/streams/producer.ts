@@ -5,8 +5,10 @@ import type { Logger } from 'pino'
 import { crashPoint } from '../crash-point.ts'
 import { settled, throughOutages } from '../redis.ts'
 import { sleep } from '../retry.ts'
+import { type Judgement, judgements, type PlacedLink, packLinks } from './chain.ts'
 import type { StreamMetrics } from './metrics.ts'
-import { fenceKey, sessionKey } from './names.ts'
+import { chainKey, fenceKey, gapsKey, resyncsKey, resyncsWaitingKey, sessionKey } from './names.ts'
+import { mostResyncs } from './resyncs.ts'
 import { createRoom } from './room.ts'
 import { script } from './script.ts'
 import { compareDecimals } from './state.ts'
@@ -53,6 +55,13 @@ export interface ProducerOptions {
     /** `seq` is decimal and only goes forward; `opaque` is just set. */
     kind: 'seq' | 'opaque'
   }
+  /** Keeps the chain of each repo beside the cursor; what is not above its rev is not appended. */
+  chain?: {
+    /** The source, as the ledger of gaps names it. */
+    host: string
+    /** Most resyncs under way at once. */
+    most?: number
+  }
   /** From `takeFence`; one serves all producers of a process. */
   fence?: Fence
   highWater: HighWater
@@ -63,13 +72,26 @@ export interface ProducerOptions {
   metrics: StreamMetrics
 }
 
+/** The fields of an entry: name, value, name, value. */
+export type Entry = readonly (string | Buffer)[]
+
 export interface Batch {
-  /** Each entry is its fields: name, value, name, value. */
-  entries: readonly (readonly string[])[]
+  entries: readonly Entry[]
   /** Written with the entries, atomically. */
   cursor?: string
+  /** When the event at the cursor was, RFC 3339. */
+  time?: string | null
+  /** Of the commits among the entries, in order; for a producer with a chain. */
+  links?: readonly PlacedLink[]
   /** If given and no longer `producer.epoch`, nothing is appended: `RewoundError`. */
   epoch?: number
+}
+
+/** What the script found of the links of a batch. Nothing is known of one whose reply was lost. */
+export interface Appended {
+  counts: Partial<Record<Judgement, number>>
+  /** Whose chain is broken. */
+  broken: readonly string[]
 }
 
 export interface Producer {
@@ -79,7 +101,7 @@ export interface Producer {
    * back: call it when idle. Calls are served one after the other, in order.
    * Throws `FencedError`, `RewoundError`, or the signal's reason.
    */
-  append(batch: Batch): Promise<void>
+  append(batch: Batch): Promise<Appended>
   /** The cursor as stored, the highest of its variants; null when there is none. Never null for an error. */
   cursor(): Promise<string | null>
   /** How many times Redis was found to have gone back. What spans several appends compares it. */
@@ -88,6 +110,7 @@ export interface Producer {
 
 const append = script('append.lua')
 const fence = script('fence.lua')
+const epochOf = script('epoch.lua')
 
 /** Longer than a reply can be lost: a session that expired looks like a Redis that has gone back. */
 const sessionSeconds = 7 * 24 * 3_600
@@ -106,28 +129,32 @@ export async function takeFence(
 
 /** Opens a producer; reads which cursor variants exist. Waits while Redis is away or full. */
 export async function createProducer(options: ProducerOptions): Promise<Producer> {
-  const { redis, stream, cursor, fence, highWater, groups, signal, log, metrics } = options
+  const { redis, stream, cursor, fence, chain, highWater, groups, signal, log, metrics } = options
   const room = createRoom({ redis, stream, groups, highWater, log })
   const wait = createWait(options)
   await settled(redis, signal)
   const cursorKeys = await existingKeys(options)
-  const fixedKeys = [...(fence === undefined ? [] : [fence.key]), ...cursorKeys]
+  const chainKeys = chain === undefined ? [] : [chainKey, resyncsKey, resyncsWaitingKey]
+  const fixedKeys = [...(fence === undefined ? [] : [fence.key]), ...cursorKeys, ...chainKeys]
+  const most = chain === undefined ? '' : (chain.most ?? mostResyncs)
   let session = randomUUID()
   let number = 0
   let epoch = 0
   let last: Promise<unknown> = Promise.resolve()
 
   /** One call of the script, repeated until Redis has answered it. */
-  const send = async ({ entries, cursor: value }: Batch): Promise<[string, string]> => {
+  const send = async ({ entries, cursor: value, time, links = [] }: Batch): Promise<Reply> => {
     const kind = value === undefined ? '' : (cursor?.kind ?? '')
     const keys = [stream, sessionKey(stream, session), ...fixedKeys]
-    const args = [number + 1, sessionSeconds, fence?.token ?? '', kind, value ?? '']
+    const head = [number + 1, sessionSeconds, fence?.token ?? '', cursorKeys.length]
+    const position = [kind, value ?? '', time ?? '']
+    const packed = links.length === 0 ? '' : packLinks(links)
     const fields = entries.flatMap((entry) => [entry.length, ...entry])
     return (await throughOutages(
-      () => append(redis, keys, [...args, ...fields]),
+      () => append(redis, keys, [...head, ...position, most, packed, ...fields]),
       signal,
       wait.because,
-    )) as [string, string]
+    )) as Reply
   }
 
   /** A session is written before the cursor is read, so that no loss falls between the two. */
@@ -137,6 +164,20 @@ export async function createProducer(options: ProducerOptions): Promise<Producer
     const [answer, holder] = await send({ entries: [] })
     if (answer === 'fenced') throw new FencedError(`${stream}: ${holder} holds the fence`)
     number = 1
+    if (chain !== undefined && cursor !== undefined) await beginEpoch(chain.host, cursor)
+  }
+
+  /** Where the stored cursor is not the one that was written beside the chain states, those count as absent. */
+  const beginEpoch = async (
+    host: string,
+    { key, variants = [] }: NonNullable<ProducerOptions['cursor']>,
+  ) => {
+    const keys = [chainKey, gapsKey, key, ...variants]
+    const args = [host, stream, new Date().toISOString()]
+    const reply = await throughOutages(() => epochOf(redis, keys, args), signal, wait.because)
+    const [epoch, from, to] = reply as [number, string?, string?]
+    if (from === undefined) return
+    log.warn({ host, stream, epoch, from, to }, 'another worker has moved the cursor: a new epoch')
   }
 
   const readCursor = async (): Promise<string | null> => {
@@ -146,13 +187,13 @@ export async function createProducer(options: ProducerOptions): Promise<Producer
     return highestCursor(values, cursor.kind)
   }
 
-  const appendNow = async (batch: Batch): Promise<void> => {
+  const appendNow = async (batch: Batch): Promise<Appended> => {
     if (batch.cursor !== undefined && cursor === undefined)
       throw new TypeError(`${stream}: a cursor was given to a producer that has none`)
     if (batch.entries.length > 0) await waitForRoom()
     if (batch.epoch !== undefined && batch.epoch !== epoch)
       throw new RewoundError(stream, await readCursor())
-    const [answer, detail] = await send(batch)
+    const [answer, detail, counts = [], broken = []] = await send(batch)
     wait.over()
     switch (answer) {
       case 'fenced':
@@ -172,7 +213,10 @@ export async function createProducer(options: ProducerOptions): Promise<Producer
     }
     if (batch.entries.length > 0 || batch.cursor !== undefined) number += 1
     room.appended(batch.entries)
-    metrics.appended.inc({ stream }, batch.entries.length)
+    const found = Object.fromEntries(judgements.map((name, index) => [name, counts[index] ?? 0]))
+    const dropped = found['dropped-entries'] ?? 0
+    metrics.appended.inc({ stream }, batch.entries.length - dropped)
+    return { counts: found, broken }
   }
 
   const waitForRoom = async () => {
@@ -222,6 +266,7 @@ function highestCursor(values: (string | null)[], kind: 'seq' | 'opaque'): strin
     }, null)
 }
 
+type Reply = [answer: string, detail: string, counts?: number[], broken?: string[]]
 type Reason = 'length' | 'memory' | 'full' | 'away'
 
 /** Says once when waiting begins, why, and when it is over. */
