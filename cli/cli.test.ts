@@ -57,6 +57,19 @@ test('a worker is started by its name', async () => {
   expect(err).toContain('INDEXER_CONSUMER')
 })
 
+test('settings are checked without starting anything, and credentials are not shown', async () => {
+  const env = { REDIS_URL: 'redis://:hunter2@redis', INGESTER_BATCH_SIZE: '7' }
+  const { code, out } = await sluice(['config', 'check', 'ingester', '--json'], env)
+  expect(code).toBe(0)
+  const rows = JSON.parse(out) as { name: string; value: string }[]
+  expect(rows).toContainEqual({ worker: 'ingester', name: 'INGESTER_BATCH_SIZE', value: '7' })
+  expect(rows).toContainEqual({ worker: 'ingester', name: 'REDIS_URL', value: 'set' })
+  expect(out).not.toContain('hunter2')
+  const wrong = await sluice(['config', 'check', 'indexer'], env)
+  expect(wrong.code).toBe(2)
+  expect(wrong.err).toMatch(/^ {2}- indexer: DATABASE_URL is not set/m)
+})
+
 test('a server that is away is told without a stack trace, with exit code 1', async () => {
   const env = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none' }
   const { code, err } = await sluice(['migrate', '--status'], env)

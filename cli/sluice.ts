@@ -13,6 +13,7 @@ interface Entry {
 }
 
 const commands: Readonly<Record<string, Entry>> = {
+  config: { doc: 'look at settings', load: () => import('./config.ts') },
   migrate: { doc: 'bring the schema to the newest state', load: () => import('./migrate.ts') },
 }
 
