@@ -17,6 +17,7 @@ import { createAttempts } from './attempts.ts'
 import { createFetcher } from './fetch.ts'
 import { createHandler, decodeAsked } from './handle.ts'
 import { createHosts } from './hosts.ts'
+import { createMemory } from './memory.ts'
 import { type BackfillerMetrics, createMetrics } from './metrics.ts'
 import type { options } from './options.ts'
 import { backfill } from './repo.ts'
@@ -85,6 +86,7 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
         fetcher,
         producer,
         slots,
+        memory: createMemory(config.memoryBytes),
         scope: config.collections,
         inScope: scopeOf(config.collections),
         batchSize: config.batchSize,

@@ -1,33 +1,30 @@
-/** The blocks of one repo, held as bytes and not as objects, so that a million of them stay cheap. */
-import { randomBytes } from 'node:crypto'
+/** The blocks of one repo, held as bytes and not as objects, in memory or in a temporary file. */
 import { type Cid, cidLength } from '../shared/repo/cid.ts'
+import { BlockIndex } from './block-index.ts'
+import { Failure } from './failures.ts'
+import type { Memory, Share } from './memory.ts'
+import { Spill } from './spill.ts'
 
-/** Bytes taken at a time; a block lies within one segment. */
-const segmentBytes = 4 * 1024 * 1024
-const firstSlots = 1024
+/** The table of so many blocks takes 240 MB; the largest repos known have half of them. */
+const maxBlocks = 8_000_000
 
-/**
- * A map from digest to block: the bytes lie one after another in segments, found through a table of
- * numbers. A block costs its length, 36 bytes of CID, and 16 to 28 bytes of table.
- */
-export class Blocks {
-  readonly #segments: Uint8Array[] = []
-  /** Room left for the bytes that follow, in the last segment. */
-  #free = 0
-  /** Where each block begins, in its segment; and in which. */
-  #offsets = new Uint32Array(firstSlots / 2)
-  #places = new Uint16Array(firstSlots / 2)
-  #lengths = new Uint32Array(firstSlots / 2)
-  /** Open addressing, at most half full: the number of a block plus 1, or 0. */
-  #slots = new Uint32Array(firstSlots)
-  #count = 0
+/** A map from CID to block, found by its digest: the codec does not count. */
+export class Blocks implements Disposable {
+  readonly #share: Share
+  readonly #index = new BlockIndex()
+  readonly #spill: Spill
+  /** What the share was told of the index. */
+  #told = 0
   #bytes = 0
-  /** Secret, so that nobody can choose digests that fall into one slot. */
-  readonly #seed = Array.from({ length: 4 }, () => randomBytes(4).readUInt32LE() | 1)
+
+  constructor(memory: Memory) {
+    this.#share = memory.share()
+    this.#spill = new Spill(this.#share)
+  }
 
   /** Distinct blocks. */
   get count(): number {
-    return this.#count
+    return this.#index.count
   }
 
   /** Bytes of the distinct blocks. */
@@ -35,100 +32,47 @@ export class Blocks {
     return this.#bytes
   }
 
+  /** Whether they are in a file by now. */
+  get isSpilled(): boolean {
+    return this.#spill.isFile
+  }
+
   /** Keeps a copy of a block whose hash is proved. One that is there already is not kept twice. */
   add(cid: Cid, bytes: Uint8Array): void {
     const key = cid.bytes
-    const slot = this.#find(key)
-    if (this.#slots[slot] !== 0) return
-    const { segment, offset } = this.#take(cidLength + bytes.length)
-    segment.set(key, offset)
-    segment.set(bytes, offset + cidLength)
-    this.#offsets[this.#count] = offset
-    this.#places[this.#count] = this.#segments.length - 1
-    this.#lengths[this.#count] = bytes.length
-    this.#count += 1
+    if (this.#index.has(key)) return
+    if (this.#index.count === maxBlocks) throw new Failure('too-many-blocks', `${maxBlocks}`)
+    this.#index.add(key, { offset: this.#spill.size, length: bytes.length })
+    this.#spill.append(key, bytes)
     this.#bytes += bytes.length
-    this.#slots[slot] = this.#count
-    if (this.#count * 2 >= this.#slots.length) this.#grow()
+  }
+
+  /** Waits, where the table has grown beyond the memory for all, until this repo may have more. */
+  settle(signal: AbortSignal): Promise<void> | null {
+    const more = this.#index.bytes - this.#told
+    if (more === 0) return null
+    this.#told = this.#index.bytes
+    if (this.#share.take(more)) return null
+    return this.#share.exceed(signal).then(() => void this.#share.take(more))
   }
 
   has(cid: Cid): boolean {
-    return this.#slots[this.#find(cid.bytes)] !== 0
+    return this.#index.has(cid.bytes)
   }
 
-  /** A view of the block, or undefined. */
+  /** The block, or undefined. */
   get(cid: Cid): Uint8Array | undefined {
-    const number = this.#slots[this.#find(cid.bytes)] ?? 0
-    if (number === 0) return undefined
-    const segment = this.#segments[this.#places[number - 1] ?? 0]
-    const start = (this.#offsets[number - 1] ?? 0) + cidLength
-    return segment?.subarray(start, start + (this.#lengths[number - 1] ?? 0))
+    const key = cid.bytes
+    const place = this.#index.get(key)
+    if (place === undefined) return undefined
+    const found = this.#spill.read(place.offset, cidLength + place.length)
+    // The index knows a quarter of the digest.
+    for (let at = 12; at < cidLength; at++) if (found[at] !== key[at]) return undefined
+    return found.subarray(cidLength)
   }
 
-  /** The slot that holds the digest, or the free one where it belongs. The codec does not count. */
-  #find(key: Uint8Array): number {
-    const mask = this.#slots.length - 1
-    for (let slot = this.#hash(key) & mask; ; slot = (slot + 1) & mask) {
-      const number = this.#slots[slot] ?? 0
-      if (number === 0 || this.#isBlock(number - 1, key)) return slot
-    }
+  [Symbol.dispose](): void {
+    this.#spill[Symbol.dispose]()
+    this.#share[Symbol.dispose]()
   }
-
-  #hash(key: Uint8Array): number {
-    let hash = 0
-    for (let index = 0; index < 4; index++) {
-      const at = 4 + index * 4
-      const word =
-        (key[at] ?? 0) |
-        ((key[at + 1] ?? 0) << 8) |
-        ((key[at + 2] ?? 0) << 16) |
-        ((key[at + 3] ?? 0) << 24)
-      hash = Math.imul(hash ^ word, this.#seed[index] ?? 1)
-      hash ^= hash >>> 15
-    }
-    return hash >>> 0
-  }
-
-  #isBlock(index: number, key: Uint8Array): boolean {
-    const segment = this.#segments[this.#places[index] ?? 0]
-    const offset = this.#offsets[index] ?? 0
-    if (segment === undefined) return false
-    for (let at = 4; at < cidLength; at++) if (segment[offset + at] !== key[at]) return false
-    return true
-  }
-
-  #take(size: number): { segment: Uint8Array; offset: number } {
-    let segment = this.#segments.at(-1)
-    if (segment === undefined || this.#free < size) {
-      // The first segment is small: most repos are.
-      const least = this.#segments.length === 0 ? segmentBytes / 32 : segmentBytes
-      segment = new Uint8Array(Math.max(least, size))
-      this.#segments.push(segment)
-      this.#free = segment.length
-    }
-    const offset = segment.length - this.#free
-    this.#free -= size
-    return { segment, offset }
-  }
-
-  #grow(): void {
-    this.#offsets = enlarged(this.#offsets, new Uint32Array(this.#offsets.length * 2))
-    this.#places = enlarged(this.#places, new Uint16Array(this.#places.length * 2))
-    this.#lengths = enlarged(this.#lengths, new Uint32Array(this.#lengths.length * 2))
-    this.#slots = new Uint32Array(this.#slots.length * 2)
-    const mask = this.#slots.length - 1
-    for (let index = 0; index < this.#count; index++) {
-      const segment = this.#segments[this.#places[index] ?? 0]
-      const offset = this.#offsets[index] ?? 0
-      if (segment === undefined) continue
-      let slot = this.#hash(segment.subarray(offset, offset + cidLength)) & mask
-      while (this.#slots[slot] !== 0) slot = (slot + 1) & mask
-      this.#slots[slot] = index + 1
-    }
-  }
-}
-
-function enlarged<T extends Uint32Array | Uint16Array>(from: T, to: T): T {
-  to.set(from)
-  return to
 }

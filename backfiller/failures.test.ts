@@ -22,6 +22,7 @@ const kinds: Record<Kind, Reason[]> = {
     'host-error',
     'not-a-car',
     'future-rev',
+    'temporary-file',
     'truncated',
   ],
   poison: [
@@ -32,6 +33,7 @@ const kinds: Record<Kind, Reason[]> = {
     'host-refused',
     'redirects',
     'oversize',
+    'too-many-blocks',
     'malformed-car',
     'block-too-large',
     'block-hash',

@@ -29,6 +29,7 @@ const table = {
   'host-error': ['transient', 'fetch', 'the host failed'],
   'not-a-car': ['transient', 'fetch', 'the host answered with something that is no CAR'],
   'future-rev': ['transient', 'verify', 'the rev of the repo is ahead of our clock'],
+  'temporary-file': ['transient', 'fetch', 'the temporary file for the CAR can not be had'],
   truncated: ['transient', 'fetch', 'the CAR ends before it is complete'],
 
   'identity-invalid': ['poison', 'identity', 'the DID or its document can not be used'],
@@ -38,6 +39,7 @@ const table = {
   'host-refused': ['poison', 'fetch', 'the host refused the request'],
   redirects: ['poison', 'fetch', 'the host redirected too often, or to somewhere we do not go'],
   oversize: ['poison', 'fetch', 'the CAR is larger than BACKFILLER_MAX_CAR_BYTES'],
+  'too-many-blocks': ['poison', 'parse', 'the CAR has more blocks than we can find again'],
   'malformed-car': ['poison', 'parse', 'the CAR is malformed'],
   'block-too-large': ['poison', 'parse', 'a block is larger than any record may be'],
   'block-hash': ['poison', 'parse', 'a block is not what its CID says'],

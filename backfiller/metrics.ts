@@ -42,6 +42,7 @@ export function createMetrics(registry: Registry) {
     ),
     refusedRecords: counterBy('records_refused_total', 'Records left out, by reason.', 'reason'),
     ignoredBlocks: counter('car_blocks_ignored_total', 'Blocks of CARs that no tree refers to.'),
+    spilled: counter('cars_spilled_total', 'CARs that were put in a temporary file.'),
     carBytes: counter('car_bytes_total', 'Bytes of CARs received.'),
     rateLimited: counter('rate_limited_total', 'Answers of hosts that asked for a pause (429).'),
     proveSeconds: counter('prove_seconds_total', 'Seconds spent on walking and proving trees.'),

@@ -84,6 +84,12 @@ export const options = {
     default: '2147483648',
     doc: 'A repo with a larger CAR is set aside.',
   },
+  memoryBytes: {
+    env: 'BACKFILLER_MEMORY_BYTES',
+    parse: count,
+    default: '67108864',
+    doc: 'Bytes of repos that are in memory at once, over all that are fetched; what is beyond goes to a temporary file (in TMPDIR).',
+  },
   httpTimeoutSecs: {
     env: 'BACKFILLER_HTTP_TIMEOUT_SECS',
     parse: count,

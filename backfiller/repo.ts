@@ -6,10 +6,11 @@ import { encodeEvent } from '../shared/events.ts'
 import { type Account, type Identity, IdentityError } from '../shared/identity.ts'
 import type { Scope } from '../shared/scope.ts'
 import { type Producer, RewoundError } from '../shared/streams/producer.ts'
-import type { Blocks } from './blocks.ts'
+import { Blocks } from './blocks.ts'
 import { Failure, failureOf, type Reason } from './failures.ts'
 import type { Fetcher } from './fetch.ts'
 import type { Hosts, Turn } from './hosts.ts'
+import type { Memory } from './memory.ts'
 import type { BackfillerMetrics } from './metrics.ts'
 import { isSignedBy, readBlocks } from './read.ts'
 import { type OpenedRepo, openRepo, proveTree, recordsOf } from './walk.ts'
@@ -24,6 +25,8 @@ export interface RepoOptions {
   /** The patterns as given; they are part of what is said of a snapshot. */
   scope: readonly string[]
   inScope: Scope
+  /** For the blocks of all repos in hand. */
+  memory: Memory
   /** Records appended at once. */
   batchSize: number
   skipSignature: boolean
@@ -129,7 +132,8 @@ async function fetchAndHandOver(
       metrics.running.inc()
       try {
         signal.throwIfAborted()
-        const proved = await fetchProved(pds, account, options, signal, turn)
+        using blocks = new Blocks(options.memory)
+        const proved = await fetchProved({ pds, account, blocks, turn }, options, signal)
         crashPoint('backfiller.fetched')
         turn[Symbol.dispose]()
         return await handOver(proved, options, signal)
@@ -142,18 +146,24 @@ async function fetchAndHandOver(
   }
 }
 
+interface Fetching {
+  pds: string
+  account: Account
+  blocks: Blocks
+  turn: Turn
+}
+
 async function fetchProved(
-  pds: string,
-  account: Account,
+  { pds, account, blocks, turn }: Fetching,
   options: RepoOptions,
   signal: AbortSignal,
-  turn: Turn,
 ): Promise<Proved> {
   const { fetcher, metrics, skipSignature } = options
-  const { roots, blocks } = await judging(turn, async () => {
+  const roots = await judging(turn, async () => {
     const { body } = await fetcher.fetchRepo(pds, account.did, signal, turn.heard)
-    return readBlocks(counted(body, metrics))
+    return readBlocks(counted(body, metrics), blocks, signal)
   })
+  if (blocks.isSpilled) metrics.spilled.inc()
   const repo = openRepo(account.did, roots, blocks, Date.now())
   if (!skipSignature) checkSignature(account, repo)
   const { ignored } = await inSteps(proveTree(repo.commit.data, blocks), metrics, signal)

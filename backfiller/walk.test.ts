@@ -15,7 +15,9 @@ import {
   type RecordedRepo,
   recordedRepos,
 } from '../test/recorded-repos.ts'
+import { Blocks } from './blocks.ts'
 import { failureOf } from './failures.ts'
+import { createMemory } from './memory.ts'
 import { isSignedBy, readBlocks } from './read.ts'
 import { openRepo, proveTree, type RepoRecord, recordsOf } from './walk.ts'
 
@@ -24,7 +26,8 @@ async function* inChunks(bytes: Uint8Array, size = 10_000) {
 }
 
 async function prove(did: string, car: Uint8Array) {
-  const { roots, blocks } = await readBlocks(inChunks(car))
+  const blocks = new Blocks(createMemory(1e9))
+  const roots = await readBlocks(inChunks(car), blocks, new AbortController().signal)
   const repo = openRepo(did, roots, blocks, Date.now())
   const steps = proveTree(repo.commit.data, blocks)
   for (let step = steps.next(); ; step = steps.next()) {

@@ -7,8 +7,15 @@ import { MstError } from '../shared/repo/mst-node.ts'
 import { isNsid, isRkey } from '../shared/repo/syntax.ts'
 import { tidTime } from '../shared/repo/tid.ts'
 import type { Scope } from '../shared/scope.ts'
-import type { Blocks } from './blocks.ts'
 import { Failure } from './failures.ts'
+
+/** The blocks of a CAR, each proved to be what its CID says. */
+export interface ProvedBlocks {
+  /** Distinct blocks. */
+  readonly count: number
+  has: (cid: Cid) => boolean
+  get: (cid: Cid) => Uint8Array | undefined
+}
 
 /** What the root of a CAR says; its signature is the caller's to check. */
 export interface OpenedRepo {
@@ -26,7 +33,7 @@ const maxAheadMs = 5 * 60_000
 export function openRepo(
   did: string,
   roots: readonly Cid[],
-  blocks: Blocks,
+  blocks: ProvedBlocks,
   now: number,
 ): OpenedRepo {
   const opened = openRoot(roots, blocks)
@@ -37,7 +44,7 @@ export function openRepo(
 }
 
 /** The first root is the commit; where there are more, the first one that is a commit. */
-function openRoot(roots: readonly Cid[], blocks: Blocks): OpenedRepo {
+function openRoot(roots: readonly Cid[], blocks: ProvedBlocks): OpenedRepo {
   let problem: CommitError | Failure = new Failure('no-root')
   for (const root of roots.slice(0, maxRoots)) {
     const bytes = blocks.get(root)
@@ -73,7 +80,7 @@ export interface Tree {
  * Walks the whole tree: its rules hold and every record of it is there. Yields now and then, so that
  * the caller can let others run. Throws Failure.
  */
-export function* proveTree(data: Cid, blocks: Blocks): Generator<void, Tree, undefined> {
+export function* proveTree(data: Cid, blocks: ProvedBlocks): Generator<void, Tree, undefined> {
   let nodes = 0
   let records = 0
   const get = (cid: string) => {
@@ -119,7 +126,7 @@ const maxRecordBytes = 1_000_000
 /** Yields what stands at each key of a proved tree, in order, records in their decoded key order. */
 export function* recordsOf(
   data: Cid,
-  blocks: Blocks,
+  blocks: ProvedBlocks,
   inScope: Scope,
 ): Generator<Found, void, undefined> {
   for (const { key, cid } of walk(data, { get: (cid) => blocks.get(parseCid(cid)) })) {
@@ -130,7 +137,7 @@ export function* recordsOf(
   }
 }
 
-function recordAt(collection: string, rkey: string, cid: Cid, blocks: Blocks): Found {
+function recordAt(collection: string, rkey: string, cid: Cid, blocks: ProvedBlocks): Found {
   if (!isNsid(collection) || !isRkey(rkey)) return { refused: 'bad-path' }
   const bytes = blocks.get(cid)
   if (bytes === undefined || cid.codec !== 'dag-cbor') return { refused: 'not-dag-cbor' }
