@@ -64,9 +64,9 @@ describe('frames', () => {
   })
 
   test('unknown and deprecated fields change nothing', () => {
-    const plain = decodeFrame(commitFrame())
     const more = { tooBig: true, rebase: true, blobs: [cid, 'x'], novelty: { a: 1 } }
-    expect(JSON.stringify(decodeFrame(commitFrame(more)))).toBe(JSON.stringify(plain))
+    const read = (bytes: Uint8Array) => JSON.stringify({ ...decodeFrame(bytes), frame: null })
+    expect(read(commitFrame(more))).toBe(read(commitFrame()))
   })
 
   test('an error frame is read', () => {

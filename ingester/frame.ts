@@ -36,7 +36,13 @@ interface Numbered {
   did: string
 }
 
-export interface CommitMessage extends Numbered {
+/** What is proved by its blocks. */
+interface Signed extends Numbered {
+  /** The bytes of the frame, for whoever proves it elsewhere. */
+  frame: Uint8Array
+}
+
+export interface CommitMessage extends Signed {
   type: 'commit'
   rev: string
   since: string | null
@@ -47,7 +53,7 @@ export interface CommitMessage extends Numbered {
   prevData: Cid | null
 }
 
-export interface SyncMessage extends Numbered {
+export interface SyncMessage extends Signed {
   type: 'sync'
   rev: string
   blocks: Uint8Array
@@ -157,7 +163,7 @@ export function decodeFrame(bytes: Uint8Array): Message {
   const read = typeof kind === 'string' ? readers[kind] : undefined
   if (read === undefined) return { type: 'unknown', what: 't', seq: seqOf(body) }
   try {
-    return read(body)
+    return read(body, bytes)
   } catch (error) {
     if (!(error instanceof FieldError) && !(error instanceof InvalidEventError)) throw error
     const reason = error instanceof FieldError ? error.field : 'time'
@@ -174,11 +180,12 @@ class FieldError extends Error {
   }
 }
 
-const readers: { readonly [kind: string]: (body: IpldMap) => Message } = {
+const readers: { readonly [kind: string]: (body: IpldMap, frame: Uint8Array) => Message } = {
   __proto__: null as never,
   '#commit': readCommit,
-  '#sync': (body) => ({
+  '#sync': (body, frame) => ({
     type: 'sync',
+    frame,
     ...numbered(body, 'did'),
     rev: rev(body),
     blocks: blocks(body),
@@ -219,11 +226,12 @@ function split(bytes: Uint8Array): { header: IpldMap; body: IpldMap } {
 }
 
 /** `tooBig`, `rebase` and `blobs` are deprecated: whatever they say is ignored. */
-function readCommit(body: IpldMap): CommitMessage {
+function readCommit(body: IpldMap, frame: Uint8Array): CommitMessage {
   const list = need(body, 'ops', Array.isArray)
   if (list.length > maxOps) throw new FieldError('too-many-ops')
   return {
     type: 'commit',
+    frame,
     ...numbered(body, 'repo'),
     rev: rev(body),
     since: textOf(body, 'since'),

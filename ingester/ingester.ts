@@ -24,6 +24,7 @@ import { type Host, parseHost } from './host.ts'
 import { createLabelTranslation } from './labeler.ts'
 import { createMetrics, type IngesterMetrics } from './metrics.ts'
 import type { options } from './options.ts'
+import { createProver } from './prover.ts'
 import { listRepos } from './repo-list.ts'
 import { createVerifier } from './verify.ts'
 
@@ -101,6 +102,12 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
     maxEntries: identitiesCached,
     ttlMs: identityTtlMs,
   })
+  await using prover = createProver({
+    mode: config.verify,
+    collections: config.collections,
+    threads: config.threads,
+    signal,
+  })
   const marked = hosts.map(({ raw, name: host }) => {
     return { host, key: cursorKeys(streams.live, raw).key }
   })
@@ -116,6 +123,7 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
         mode: config.verify,
         unavailable: config.verifyUnavailable,
         scope: scopeOf(config.collections),
+        prover,
         signal,
         log,
         metrics,

@@ -18,8 +18,8 @@ export interface Proved {
   sig: Uint8Array
   /** Root of the record tree after the commit. */
   data: Cid
-  /** Of the ops in scope, in their order. */
-  entries: readonly string[][]
+  /** The events of the ops in scope, in their order: what each entry's `event` says. */
+  entries: readonly Buffer[]
   counts: { create: number; update: number; delete: number; filtered: number }
   dropped: readonly DroppedOp[]
 }
@@ -47,7 +47,8 @@ export function prove(
     : { events: [], filtered: 0, dropped: [] }
   const counts = { create: 0, update: 0, delete: 0, filtered }
   for (const { type } of events) counts[type] += 1
-  return { proof, signed, unsigned, sig, data, entries: events.map(encodeEvent), counts, dropped }
+  const entries = events.map((event) => Buffer.from(encodeEvent(event)[1] ?? ''))
+  return { proof, signed, unsigned, sig, data, entries, counts, dropped }
 }
 
 /** True when this key made the signature; false without one, and for one that is none. */

@@ -7,6 +7,7 @@ import type { Logger } from '../shared/log.ts'
 import { backoff, sleep } from '../shared/retry.ts'
 import type { Scope } from '../shared/scope.ts'
 import type { Link } from '../shared/streams/chain.ts'
+import type { Entry } from '../shared/streams/producer.ts'
 import { type Refusal, RefusedError } from './commit.ts'
 import type {
   AccountMessage,
@@ -62,7 +63,7 @@ export interface VerifierOptions {
 /** What a message becomes. */
 export interface Translation {
   /** None when it is refused, filtered or of no interest to the stream. */
-  entries: readonly string[][]
+  entries: readonly Entry[]
   /** Of a commit or #sync that was accepted: how it continues its repo's chain. */
   link?: Link
   /** To be called once the entries are durable. */
@@ -207,7 +208,8 @@ export function createVerifier(options: VerifierOptions): Translate {
     if (counts.update > 0) metrics.updates.inc(counts.update)
     if (counts.delete > 0) metrics.deletes.inc(counts.delete)
     for (const reason of dropped) metrics.droppedOps.inc({ reason })
-    return { entries, link: linkOf(message, judged, mode) }
+    const events = entries.map((json) => ['event', json])
+    return { entries: events, link: linkOf(message, judged, mode) }
   }
 
   const sync = async (message: SyncMessage): Promise<Translation> => {

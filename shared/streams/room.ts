@@ -13,7 +13,7 @@ export interface Room {
   /** Why an append must wait now, or null. Asks Redis only when what is known is old or near the mark. */
   lacks(): Promise<'length' | 'memory' | null>
   /** Takes note of what was appended since. */
-  appended(entries: readonly (readonly string[])[]): void
+  appended(entries: readonly (readonly (string | Buffer)[])[]): void
 }
 
 export function createRoom(options: {

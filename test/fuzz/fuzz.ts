@@ -166,7 +166,7 @@ function openSubject(corpus: Corpus, reasons: Map<string, number>, mode: 'full' 
       if (message.type === 'malformed') add(reasons, `malformed ${message.reason}`)
       if (message.type === 'account' && !message.active) resting.add(message.did)
       const { entries } = await translate(message)
-      return entries.map(([, json = '']) => JSON.parse(json) as WireEvent)
+      return entries.map(([, json = '']) => JSON.parse(String(json)) as WireEvent)
     },
     async count() {
       const counters = [

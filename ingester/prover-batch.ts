@@ -1,0 +1,114 @@
+/** How batches of frames, and of what they show, travel between threads: few objects, many bytes. Pure. */
+import { cidAt, cidLength } from '../shared/repo/cid.ts'
+import type { Refusal } from './commit.ts'
+import type { Proved, VerifyMode } from './prove.ts'
+
+export interface ThreadData {
+  mode: VerifyMode
+  collections: readonly string[]
+}
+
+/** Frames of commits and sync messages, one after the other. */
+export interface Task {
+  now: number
+  bytes: Uint8Array<ArrayBuffer>
+  /** Where each frame ends. */
+  ends: readonly number[]
+  /** The key of each frame's account, as far as it was at hand. */
+  keys: readonly (string | null)[]
+}
+
+/** What became of one frame; a bug of ours is told of that frame only. */
+export type Outcome = Proved | Failed
+export type Failed = { refused: Refusal; words: string } | { bug: string }
+
+/** Outcomes in the order of their frames. */
+export interface Answer {
+  /** Of each proved frame its flags and counts, then the lengths of its entries. */
+  numbers: Uint32Array<ArrayBuffer>
+  /** Of each proved frame the root of its tree, then its entries. */
+  bytes: Uint8Array<ArrayBuffer>
+  /** What is rare, by the place of the frame. */
+  failed: ReadonlyMap<number, Failed>
+  beside: ReadonlyMap<number, Pick<Proved, 'dropped' | 'unsigned' | 'sig'>>
+}
+
+export function packTask(
+  frames: readonly Uint8Array[],
+  keys: readonly (string | null)[],
+  now: number,
+): Task {
+  let end = 0
+  const ends = frames.map(({ length }) => {
+    end += length
+    return end
+  })
+  return { now, bytes: concatenated(frames, end), ends, keys }
+}
+
+export function framesOf({ bytes, ends }: Task): Uint8Array[] {
+  return ends.map((end, index) => bytes.subarray(ends[index - 1] ?? 0, end))
+}
+
+export function packOutcomes(outcomes: readonly Outcome[]): Answer {
+  const numbers: number[] = []
+  const parts: Uint8Array[] = []
+  const failed = new Map<number, Failed>()
+  const beside: Map<number, Pick<Proved, 'dropped' | 'unsigned' | 'sig'>> = new Map()
+  let length = 0
+  const add = (part: Uint8Array) => {
+    parts.push(part)
+    length += part.length
+  }
+  for (const [index, outcome] of outcomes.entries()) {
+    if (!('proof' in outcome)) {
+      failed.set(index, outcome)
+      continue
+    }
+    const { proof, signed, counts, data, entries, dropped, unsigned, sig } = outcome
+    numbers.push(Number(proof === 'proven'), Number(signed))
+    numbers.push(counts.create, counts.update, counts.delete, counts.filtered, entries.length)
+    add(data.bytes)
+    for (const entry of entries) {
+      numbers.push(entry.length)
+      add(entry)
+    }
+    if (!signed || dropped.length > 0) beside.set(index, { dropped, unsigned, sig })
+  }
+  return { numbers: Uint32Array.from(numbers), bytes: concatenated(parts, length), failed, beside }
+}
+
+export function unpackOutcomes(answer: Answer, count: number): Outcome[] {
+  const { numbers, bytes, failed, beside } = answer
+  let number = 0
+  let position = 0
+  const next = () => numbers[number++] ?? 0
+  const take = (length: number) => {
+    position += length
+    return Buffer.from(bytes.buffer, position - length, length)
+  }
+  return Array.from({ length: count }, (_, index) => {
+    const failure = failed.get(index)
+    if (failure !== undefined) return failure
+    const proof = next() === 1 ? 'proven' : 'unproven'
+    const signed = next() === 1
+    const counts = { create: next(), update: next(), delete: next(), filtered: next() }
+    const length = next()
+    const data = cidAt(take(cidLength), 0)
+    const entries = Array.from({ length }, () => take(next()))
+    return { proof, signed, counts, data, entries, ...(beside.get(index) ?? signedAlready) }
+  })
+}
+
+/** Nobody needs the signature of what is signed again. */
+const signedAlready = { dropped: [], unsigned: new Uint8Array(0), sig: new Uint8Array(0) }
+
+function concatenated(parts: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(length)
+  let position = 0
+  for (const part of parts) {
+    bytes.set(part, position)
+    position += part.length
+  }
+  return bytes
+}

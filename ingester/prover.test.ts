@@ -1,0 +1,143 @@
+import { Worker } from 'node:worker_threads'
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { corpusDocuments } from '../test/corpus.ts'
+import { sharedFrames } from '../test/data.ts'
+import { RefusedError } from './commit.ts'
+import { type CommitMessage, decodeFrame } from './frame.ts'
+import type { Proved, VerifyMode } from './prove.ts'
+import { createProver, type Prover, ProverError } from './prover.ts'
+
+const frames = sharedFrames('firehose/jetstream-corpus/frames.bin')
+const now = () => Date.parse('2026-07-04T14:39:00Z')
+const keys = new Map(
+  corpusDocuments().map(({ id, verificationMethod: [method] = [] }) => [
+    id,
+    `did:key:${method?.['publicKeyMultibase']}`,
+  ]),
+)
+
+function aProver(
+  threads: number,
+  signal = new AbortController().signal,
+  mode: VerifyMode = 'full',
+) {
+  return createProver({ mode, collections: ['app.bsky.*'], threads, signal, now })
+}
+
+function commitOf(frame: Uint8Array): CommitMessage | null {
+  try {
+    const message = decodeFrame(frame)
+    return message.type === 'commit' ? message : null
+  } catch {
+    return null
+  }
+}
+const recorded = frames.map(commitOf).filter((message) => message !== null)
+
+/** What is found, in a form that can be compared. */
+async function found(prover: Prover, message: CommitMessage, key: string | null) {
+  const outcome = await prover.prove(message, key).catch((error: unknown) => error)
+  if (outcome instanceof RefusedError) return [outcome.reason, outcome.message]
+  if (outcome instanceof Error) return ['bug', outcome.name]
+  const { data, entries, unsigned, sig, signed, ...rest } = outcome as Proved
+  const texts = entries.map(String)
+  // Whose signature was checked is not asked again.
+  const again = signed
+    ? null
+    : [Buffer.from(unsigned).toString('hex'), Buffer.from(sig).toString('hex')]
+  return [{ ...rest, signed }, data.toString(), texts, again]
+}
+
+test.each(['full', 'signature', 'none'] as const)(
+  'every message shows the same here, on one thread and on three (%s)',
+  async (mode) => {
+    const { signal } = new AbortController()
+    await using here = aProver(0, signal, mode)
+    await using one = aProver(1, signal, mode)
+    await using three = aProver(3, signal, mode)
+    for (const keyOf of [(did: string) => keys.get(did) ?? null, () => null]) {
+      const all = (prover: Prover) =>
+        Promise.all(recorded.map((message) => found(prover, message, keyOf(message.did))))
+      const truth = await all(here)
+      expect(truth).toHaveLength(recorded.length)
+      expect(await all(one)).toEqual(truth)
+      expect(await all(three)).toEqual(truth)
+    }
+  },
+)
+
+test('a spoiled message is refused for the same reason wherever it is proved', async () => {
+  await using here = aProver(0)
+  await using there = aProver(2)
+  const reasons = new Set<unknown>()
+  const spoiled = fc.tuple(fc.nat(frames.length - 1), fc.nat(), fc.integer({ min: 1, max: 255 }))
+  await fc.assert(
+    fc.asyncProperty(spoiled, async ([which, where, by]) => {
+      const bytes = Uint8Array.from(frames[which] ?? [])
+      const place = where % bytes.length
+      bytes[place] = (bytes[place] ?? 0) ^ by
+      const message = commitOf(bytes)
+      if (message === null) return
+      const key = keys.get(message.did) ?? null
+      const truth = await found(here, message, key)
+      reasons.add(truth[0])
+      expect(await found(there, message, key)).toEqual(truth)
+    }),
+    { numRuns: 1_500, seed: 4 },
+  )
+  expect([...reasons].filter((reason) => typeof reason === 'string').sort()).toEqual(
+    expect.arrayContaining(['block-hash', 'car', 'cid', 'op', 'prev-data', 'rev', 'root']),
+  )
+})
+
+test('answers come to their messages, whatever is asked at the same time', async () => {
+  await using prover = aProver(2)
+  const many = Array.from({ length: 500 }, (_, index) => recorded[(index * 7) % recorded.length])
+  const answers = await Promise.all(
+    many.map(async (message) => {
+      if (message === undefined) throw new Error('no message')
+      return [message.did, await prover.prove(message, keys.get(message.did) ?? null)] as const
+    }),
+  )
+  for (const [did, { signed, entries }] of answers) {
+    expect(signed).toBe(true)
+    for (const entry of entries) expect(JSON.parse(String(entry)).did).toBe(did)
+  }
+})
+
+test('at the stop what is not proved yet is rejected with the reason of the stop', async () => {
+  const stopping = new AbortController()
+  await using prover = aProver(1, stopping.signal)
+  const asked = Promise.allSettled(recorded.map((message) => prover.prove(message, null)))
+  const reason = new Error('stop')
+  stopping.abort(reason)
+  expect(await asked).toEqual(recorded.map(() => ({ status: 'rejected', reason })))
+  await expect(prover.prove(aMessage(), null)).rejects.toBe(reason)
+})
+
+test('a thread that dies is an error for all that it was given, and for all that comes after', async () => {
+  const threads: Worker[] = []
+  const post = Worker.prototype.postMessage
+  Worker.prototype.postMessage = function (this: Worker, ...given: Parameters<typeof post>) {
+    threads.push(this)
+    return post.apply(this, given)
+  }
+  try {
+    await using prover = aProver(1)
+    await prover.prove(aMessage(), null)
+    const asked = Promise.allSettled(recorded.map((message) => prover.prove(message, null)))
+    await threads[0]?.terminate()
+    const answers = await asked
+    expect(answers.every(({ status }) => status === 'rejected')).toBe(true)
+    await expect(prover.prove(aMessage(), null)).rejects.toBeInstanceOf(ProverError)
+  } finally {
+    Worker.prototype.postMessage = post
+  }
+})
+
+function aMessage(): CommitMessage {
+  const [message] = recorded
+  if (message === undefined) throw new Error('no commit was recorded')
+  return message
+}
