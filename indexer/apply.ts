@@ -1,6 +1,7 @@
 /**
- * Applying a batch of events in one transaction: lock, decide, write, count. The rows are a function
- * of the set of events, whatever their order and however often each of them comes.
+ * Applying a batch of events in one transaction: lock, decide, write, count; and in a second one what
+ * depends on other repos. The rows are a function of the set of events, whatever their order and
+ * however often each of them comes.
  */
 import { crashPoint } from '../shared/crash-point.ts'
 import type { Event, RecordEvent, RepoEvent } from '../shared/events.ts'
@@ -14,6 +15,7 @@ import { type Decision, decide } from './decide.ts'
 import type { Change, Deriver } from './derive.ts'
 import { compareText, fold } from './fold.ts'
 import { wantHandles } from './handles.ts'
+import { Notifications } from './notifications.ts'
 import {
   ensureActors,
   lockRepos,
@@ -24,12 +26,14 @@ import {
   snapshotRev,
 } from './repos.ts'
 import { type Claim, type CollectionChange, changeRows } from './rows.ts'
+import { type Key, Keys, putKeys } from './rules/keys.ts'
+import { type RulePoint, reconcile } from './rules/reconcile.ts'
 import { missingFrom, type Noted, noteSnapshot } from './snapshot.ts'
 import { partsOf } from './uri.ts'
 import { deleteRows, insertRows, relation } from './write.ts'
 
 /** Where a test may hold a transaction. */
-export type Point = 'begun' | 'locked' | 'decided' | 'written' | 'counted'
+export type Point = 'begun' | 'locked' | 'decided' | 'written' | 'counted' | RulePoint
 
 export interface ApplyOptions {
   sql: Sql
@@ -41,6 +45,8 @@ export interface ApplyOptions {
   statementTimeoutMs: number
   /** Whether handles are resolved, so that accounts whose handle needs it are noted. */
   handles: boolean
+  /** Whether notifications are made of what a backfill found too. */
+  notifyBackfilled?: boolean
   probe?: (point: Point) => Promise<void>
 }
 
@@ -53,6 +59,8 @@ export interface Applied {
   /** Accounts whose handle should be looked at now. */
   handlesWanted: readonly string[]
   rowsWritten: number
+  /** What the rules have still to look at: it is in the database, for any indexer. */
+  left: readonly Key[]
 }
 
 export type Apply = (events: readonly Event[]) => Promise<Applied>
@@ -74,14 +82,20 @@ export function createApply(options: ApplyOptions): Apply {
     const changes = events.map((event) =>
       isRecordEvent(event) && scope(event.collection) ? deriver.change(event) : null,
     )
-    return inTransaction(sql, { schema, statementTimeoutMs }, async (transaction) => {
-      await probe('begun')
-      const batch = new Batch(transaction, options, probe)
-      const result = await batch.run(events, changes)
-      await addCounts(transaction, batch.deltas, counters)
-      await probe('counted')
-      return result
-    })
+    const applied = await inTransaction(
+      sql,
+      { schema, statementTimeoutMs },
+      async (transaction) => {
+        await probe('begun')
+        const batch = new Batch(transaction, options, probe)
+        const result = await batch.run(events, changes)
+        await addCounts(transaction, batch.deltas, counters)
+        await probe('counted')
+        return result
+      },
+    )
+    const left = await reconcile({ sql, schema, statementTimeoutMs, probe }, applied.left)
+    return { ...applied, left }
   }
 }
 
@@ -107,12 +121,15 @@ export async function removeRecords(
 ): Promise<void> {
   const batch = new Batch(sql, options, async () => {})
   await batch.forget(uris)
+  await batch.follow()
   await addCounts(sql, batch.deltas, countersOf(options.collections))
 }
 
 /** One transaction's work. */
 class Batch {
   readonly deltas = new Deltas()
+  readonly #notifications = new Notifications()
+  readonly #touched = new Keys()
   readonly #sql: Transaction
   readonly #options: ApplyOptions
   readonly #probe: (point: Point) => Promise<void>
@@ -132,6 +149,7 @@ class Batch {
 
     const decisions = await this.#applyChanges(changes.filter((change) => change !== null))
     const completed = await this.#applySnapshots(events.filter(isComplete))
+    const left = await this.follow()
     await this.#probe('written')
 
     const moved = await moveActorSync(sql, heads)
@@ -150,7 +168,7 @@ class Batch {
       if (isHostedEvent(event)) return news.has(event) ? 'applied' : 'stale'
       return moved.has(event.did) ? 'applied' : 'stale'
     })
-    return { outcomes, changes, handlesWanted, rowsWritten: this.#rowsWritten }
+    return { outcomes, changes, handlesWanted, rowsWritten: this.#rowsWritten, left }
   }
 
   /** Lets the newest change of every URI win against what is stored, and writes what won. */
@@ -163,12 +181,12 @@ class Batch {
     const dids = [...new Set(latest.map(({ did }) => did))]
     const snapshots = await readSnapshots(this.#sql, dids)
 
-    const known: string[] = []
+    const known = new Set<string>()
     for (const change of latest) {
       const { record = null, tombstone = null } = stored.get(change.uri) ?? {}
       const snapshot = snapshotRev(snapshots.get(change.did), change.nsid)
       decisions.set(change, decide(change, { record, tombstone, snapshot }))
-      if (record !== null) known.push(change.uri)
+      if (record !== null) known.add(change.uri)
     }
     await this.#probe('decided')
 
@@ -176,7 +194,7 @@ class Batch {
       latest.filter((change) => decisions.get(change) === decision)
     const buried = latest.filter(({ uri }) => stored.get(uri)?.tombstone != null)
     await this.#raise(decided('raise'))
-    await this.#write(decided('write'), decided('remove'), new Set(known))
+    await this.#write(decided('write'), decided('remove'), known)
     await this.#bury(decided('remove'), buried, decisions)
     return decisions
   }
@@ -215,20 +233,38 @@ class Batch {
     })
     this.#rowsWritten += gone.length + came.length
     const going = [...gone, ...came.filter(({ uri }) => known.has(uri))]
-    await this.#changeRows(going, came)
+    const isQuiet = (change: Change) => change.isBackfilled && !this.#options.notifyBackfilled
+    const quiet = [...removed, ...written].filter(isQuiet).map(({ uri }) => uri)
+    await this.#changeRows(going, came, new Set(quiet))
+  }
+
+  /** Writes what follows from the rows that came and went, and returns the keys left to the rules. */
+  async follow(): Promise<readonly Key[]> {
+    await this.#notifications.write(this.#sql)
+    const left = this.#touched.all()
+    await putKeys(this.#sql, left)
+    return left
   }
 
   /** Every table in the order of the table of collections, which is the order of locks. */
   async #changeRows(
     going: readonly { uri: string; nsid: string }[],
     came: readonly CameChange[],
+    quiet: ReadonlySet<string>,
   ): Promise<void> {
-    const context = { sql: this.#sql, deltas: this.deltas, deriver: this.#options.deriver }
+    const context = {
+      sql: this.#sql,
+      deltas: this.deltas,
+      deriver: this.#options.deriver,
+      notifications: this.#notifications,
+      touched: this.#touched,
+    }
     for (const collection of this.#options.collections) {
       const change: CollectionChange = {
         collection,
         going: going.filter(({ nsid }) => nsid === collection.nsid).map(({ uri }) => uri),
         coming: came.filter(({ nsid }) => nsid === collection.nsid).flatMap(claimOf),
+        quiet,
       }
       if (change.going.length > 0 || change.coming.length > 0) await changeRows(context, change)
     }
@@ -285,7 +321,7 @@ class Batch {
     await deleteRows(this.#sql, 'record', 'uri', uris)
     this.#rowsWritten += uris.length
     const going = uris.map((uri) => ({ uri, nsid: partsOf(uri).collection }))
-    await this.#changeRows(going, [])
+    await this.#changeRows(going, [], new Set(this.#options.notifyBackfilled ? [] : uris))
   }
 }
 

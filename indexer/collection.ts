@@ -19,6 +19,32 @@ export interface Count<Column extends string = string> {
   table: 'post_agg' | 'profile_agg'
   column: string
   key: Column
+  /** A column of the stored row: a row in which it is true does not count. */
+  unless?: string
+}
+
+/** That an account is told of a row; never twice of one row for the same reason. */
+export interface Notice {
+  to: string
+  reason: string
+  /** The URI that it is about, or null. */
+  subject: string | null
+  /** Where it stands among the others; by default the earlier of the row's times. */
+  sortAt?: string
+}
+
+/** What a row tells whom, from the row alone. */
+export type Notify<Column extends string = string> = (
+  row: Readonly<Record<Column | 'creator' | 'indexedAt', Value>>,
+) => readonly Notice[]
+
+/** What other records' rows may depend on; a rule sets these when it has changed (`rules/`). */
+export interface Touch<Column extends string = string> {
+  kind: 'post' | 'thread' | 'quotes'
+  /** The column with the URI of the post that it is about. */
+  key: Column
+  /** Whether it counts only that a row came, or also that one went. */
+  when: 'came' | 'changed'
 }
 
 /** Rows of another table that come and go with the record. */
@@ -57,6 +83,11 @@ export interface Definition<R, C extends string> {
     /** Only one record of each such key has a row; the others wait in `duplicate_record`. */
     unique?: readonly (NoInfer<C> | 'creator')[]
     counts?: readonly Count<NoInfer<C> | 'creator'>[]
+    /** Who is told of the row; what reads other rows too is a rule. */
+    notify?: Notify<NoInfer<C>>
+    /** Who is told when the row goes. Then nobody forgets that it came. */
+    notifyGone?: Notify<NoInfer<C>>
+    touches?: Touch<NoInfer<C> | 'uri'>
     children?: readonly Child<R>[]
   }
 }
@@ -76,6 +107,9 @@ export interface RowsOf {
   readonly json?: readonly string[]
   readonly unique?: readonly string[]
   readonly counts?: readonly Count[]
+  readonly notify?: Notify
+  readonly notifyGone?: Notify
+  readonly touches?: Touch
   readonly children?: readonly Child<never>[]
 }
 

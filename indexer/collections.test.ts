@@ -106,7 +106,7 @@ test('every table that the collections name is in the migrations, with its colum
 })
 
 describe('posts', () => {
-  test('a reply keeps its root and its parent', async () => {
+  test('a reply keeps its root and its parent, of which nobody knows', async () => {
     const reply = recorded('app.bsky.feed.post/3lza5nzg47c2l')
     expect(await rowOf('post', reply)).toMatchObject({
       ...head(reply),
@@ -119,7 +119,7 @@ describe('posts', () => {
       tags: null,
       createdAt: '2025-09-20T00:45:42.905Z',
       sortAt: '2025-09-20T00:45:42.905Z',
-      invalidReplyRoot: null,
+      invalidReplyRoot: true,
       hasThreadGate: null,
     })
   })

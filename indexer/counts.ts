@@ -17,10 +17,10 @@ export class Deltas {
 
   /** Counts rows in (`by` 1) or out (`by` -1). */
   add(counts: readonly Count[] | undefined, rows: readonly Returned[], by: 1 | -1): void {
-    for (const { table, column, key } of counts ?? []) {
+    for (const { table, column, key, unless } of counts ?? []) {
       for (const row of rows) {
         const at = row[key]
-        if (typeof at !== 'string') continue
+        if (typeof at !== 'string' || (unless !== undefined && row[unless] === true)) continue
         const deltas = this.#byTable[table].get(at) ?? {}
         deltas[column] = (deltas[column] ?? 0) + by
         this.#byTable[table].set(at, deltas)

@@ -23,6 +23,8 @@ export interface Change extends Version {
   /** What the table of collections says; null for a collection that it does not hold. */
   collection: Collection | null
   indexedAt: string
+  /** It was not heard from a relay. */
+  isBackfilled: boolean
   came: Came | null
   /** Why the record is not stored. For the rows it is then gone, at this rev. */
   refused: Refusal | null
@@ -48,7 +50,9 @@ export function createDeriver(collections: readonly Collection[], validate: Vali
     const { did, rev, collection: nsid } = event
     const collection = byNsid.get(nsid) ?? null
     const uri = uriOf(event)
-    const gone = { uri, did, nsid, collection, rev, cid: null, indexedAt: event.time, came: null }
+    const isBackfilled = event.seq < 0
+    const indexedAt = event.time
+    const gone = { uri, did, nsid, collection, rev, cid: null, indexedAt, isBackfilled, came: null }
     if (event.type === 'delete') return { ...gone, refused: null }
 
     const subject = { uri, did, rkey: event.rkey, cid: event.cid, indexedAt: event.time }

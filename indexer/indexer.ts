@@ -25,6 +25,7 @@ import type { options } from './options.ts'
 import { groupState, keepPosition } from './position.ts'
 import { keepPurging } from './purge.ts'
 import { keepAskingForRepos } from './resyncs.ts'
+import { createDrain } from './rules/drain.ts'
 import { requireTables } from './tables.ts'
 import { tally } from './tally.ts'
 import { keepTombstonesYoung } from './tombstones.ts'
@@ -82,8 +83,13 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
     scope: scopeOf(config.collections.length > 0 ? config.collections : names),
     statementTimeoutMs,
     handles: config.resolveHandles,
+    notifyBackfilled: config.notifyBackfilled,
   }
   const apply = createApply(applying)
+  const leftovers = createDrain({
+    ...applying,
+    probe: async (point) => crashPoint(`indexer.${point}`),
+  })
   const known = new Set(names)
   const slots = pLimit(transactions)
   const shared = { redis, name: config.consumer, streamGroups, log, metrics: perStream }
@@ -132,6 +138,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
             crashPoint('indexer.committed')
             tally(metrics, entries, applied, known, log)
             handles.want(applied.handlesWanted)
+            if (applied.left.length > 0) leftovers.wake()
             return applied.outcomes
           }),
         signal,
@@ -180,6 +187,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
     ...followed.map(indexStream),
     ...(config.mode === 'stream' ? [] : [indexLabels()]),
     ...(config.resolveHandles && followed.length > 0 ? [handles.run, purging] : []),
+    ...(followed.length > 0 ? [leftovers.run] : []),
     ...(followed.length > 0
       ? [(signal: AbortSignal) => keepAskingForRepos({ redis, sql, schema: config.schema }, signal)]
       : []),

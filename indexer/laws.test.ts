@@ -26,7 +26,7 @@ const authors = ['x', 'y']
 
 let indexer: TestIndexer
 beforeAll(async () => {
-  indexer = await testIndexer()
+  indexer = await testIndexer({ notifyBackfilled: true })
 })
 afterAll(() => indexer[Symbol.asyncDispose]())
 

@@ -83,6 +83,12 @@ export const options = {
     default: '14',
     doc: 'For how many days a deletion is remembered, so that an older event does not undo it.',
   },
+  notifyBackfilled: {
+    env: 'INDEXER_BACKFILL_NOTIFICATIONS',
+    parse: flag,
+    default: 'false',
+    doc: 'Whether accounts are notified of what a backfill found as well.',
+  },
   resolveHandles: {
     env: 'ENABLE_DID_RESOLUTION',
     parse: flag,

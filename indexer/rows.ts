@@ -4,10 +4,12 @@
  * wait in `duplicate_record`, each pointing at the holder.
  */
 import type { Transaction } from '../shared/postgres.ts'
-import type { Collection, Row, RowsOf, SoftDelete, Subject } from './collection.ts'
+import type { Collection, Notify, Row, RowsOf, SoftDelete, Subject } from './collection.ts'
 import type { Deltas } from './counts.ts'
 import type { Came, Deriver } from './derive.ts'
 import { compareText } from './fold.ts'
+import { type Notifications, notificationsOf } from './notifications.ts'
+import type { Keys } from './rules/keys.ts'
 import { partsOf } from './uri.ts'
 import { deleteRows, insertRows, quoted, type Returned, relation } from './write.ts'
 
@@ -30,12 +32,23 @@ export interface CollectionChange {
   /** The URIs of records that go, or whose content changes. */
   going: readonly string[]
   coming: readonly Claim[]
+  /** The URIs of records whose coming and going nobody is told of. */
+  quiet: ReadonlySet<string>
 }
 
 export interface Context {
   sql: Transaction
   deltas: Deltas
   deriver: Deriver
+  notifications: Notifications
+  /** What the rules have to look at. */
+  touched: Keys
+}
+
+/** What the rows of one change are written with. */
+interface Work extends Context {
+  rows: RowsOf
+  quiet: ReadonlySet<string>
 }
 
 /** Makes one collection's rows, and its children's, true; adds what that does to the counters. */
@@ -43,8 +56,10 @@ export async function changeRows(context: Context, change: CollectionChange): Pr
   const { collection, going, coming } = change
   const { rows } = collection
   if (rows === undefined) return
-  const gone = await deleteWithChildren(context, rows, going)
-  if (rows.unique === undefined) return insertClaims(context, rows, coming)
+  const quiet = new Set(change.quiet)
+  const work: Work = { ...context, rows, quiet }
+  const gone = await deleteWithChildren(work, going)
+  if (rows.unique === undefined) return insertClaims(work, coming)
 
   await deleteRows(context.sql, 'duplicate_record', 'uri', going)
   const freed = gone.map((row) => String(row['uri']))
@@ -53,10 +68,12 @@ export async function changeRows(context: Context, change: CollectionChange): Pr
     ({ subject }) => !arriving.has(subject.uri),
   )
   const { holders, waiting } = contest(rows, [...orphans, ...coming])
-  const orphaned = new Set(orphans.map(({ subject }) => subject.uri))
+  const orphaned = new Set(urisOf(orphans))
+  // Who takes a place is told of as he is who left it.
+  if (freed.every((uri) => quiet.has(uri))) for (const uri of orphaned) quiet.add(uri)
   const promoted = holders.map(({ subject }) => subject.uri).filter((uri) => orphaned.has(uri))
   await deleteRows(context.sql, 'duplicate_record', 'uri', promoted)
-  const beaten = await insertUnique(context, collection, holders)
+  const beaten = await insertUnique(work, holders)
   const holderOf = new Map(beaten.map(({ uri, duplicateOf }) => [uri, duplicateOf]))
   const pointed = waiting.map((duplicate) => ({
     ...duplicate,
@@ -66,29 +83,20 @@ export async function changeRows(context: Context, change: CollectionChange): Pr
 }
 
 /** Inserts the rows of records that nothing contests. */
-async function insertClaims(
-  context: Context,
-  rows: RowsOf,
-  claims: readonly Claim[],
-): Promise<void> {
-  const left = await insertFree(context, rows, claims)
+async function insertClaims(work: Work, claims: readonly Claim[]): Promise<void> {
+  const left = await insertFree(work, claims)
   // Only a database that somebody else wrote has a row without its record.
-  await deleteWithChildren(context, rows, urisOf(left))
-  await insertFree(context, rows, left)
+  await deleteWithChildren(work, urisOf(left))
+  await insertFree(work, left)
 }
 
 /**
  * Inserts rows that no other record of this batch contests. Where a stored row holds the key the
  * lower URI wins. Returns the records that have to wait.
  */
-async function insertUnique(
-  context: Context,
-  collection: Collection,
-  claims: readonly Claim[],
-): Promise<Duplicate[]> {
-  const { sql } = context
-  const rows = collection.rows as RowsOf
-  const contested = await insertFree(context, rows, claims)
+async function insertUnique(work: Work, claims: readonly Claim[]): Promise<Duplicate[]> {
+  const { sql, rows } = work
+  const contested = await insertFree(work, claims)
   if (contested.length === 0) return []
 
   const stored = await holdersOf(sql, rows, contested)
@@ -112,18 +120,15 @@ async function insertUnique(
       holder.uri,
     ])
   }
-  await deleteWithChildren(context, rows, leaving)
-  await insertFree(context, rows, entering)
+  await deleteWithChildren(work, leaving)
+  await insertFree(work, entering)
   return waiting
 }
 
 /** Inserts the rows whose keys are free, with their children, and returns the other claims. */
-async function insertFree(
-  { sql, deltas }: Context,
-  rows: RowsOf,
-  claims: readonly Claim[],
-): Promise<Claim[]> {
+async function insertFree(work: Work, claims: readonly Claim[]): Promise<Claim[]> {
   if (claims.length === 0) return []
+  const { sql, deltas, rows } = work
   const inserted = await insertRows(sql, {
     table: rows.table,
     rows: claims.map(({ came }) => came.row),
@@ -133,6 +138,11 @@ async function insertFree(
   const entered = claims.filter(({ subject }) => uris.has(subject.uri))
   const enteredRows = entered.map(({ came }) => came.row)
   deltas.add(rows.counts, enteredRows, 1)
+  touch(work, enteredRows)
+  for (const row of enteredRows) {
+    if (rows.notify === undefined || work.quiet.has(String(row['uri']))) continue
+    work.notifications.want(notificationsOf(row, rows.notify(asNotified(row))))
+  }
 
   for (const child of rows.children ?? []) {
     const childRows = entered.flatMap(
@@ -152,15 +162,25 @@ async function insertFree(
 
 /** Deletes rows and their children, and returns the rows that were there. */
 async function deleteWithChildren(
-  { sql, deltas }: Context,
-  rows: RowsOf,
+  work: Work,
   uris: readonly string[],
 ): Promise<readonly Returned[]> {
-  const keys = (rows.counts ?? []).map(({ key }) => key)
-  const deleted = await deleteRows(sql, rows.table, 'uri', uris, [...new Set(['uri', ...keys])])
+  const { sql, deltas, rows, quiet, notifications } = work
+  const deleted = await deleteRows(sql, rows.table, 'uri', uris, columnsOfGone(rows))
   deltas.add(rows.counts, deleted, -1)
   const gone = deleted.map((row) => String(row['uri']))
   if (gone.length === 0) return deleted
+  if (rows.touches?.when === 'changed') touch(work, deleted)
+  if (rows.notifyGone === undefined) notifications.forget(gone)
+  else {
+    const now = new Date().toISOString()
+    for (const row of deleted as readonly Row[]) {
+      if (quiet.has(String(row['uri']))) continue
+      const notices = rows.notifyGone(asNotified(row))
+      const timed = notices.map((notice) => ({ ...notice, sortAt: now }))
+      notifications.want(notificationsOf(row, timed))
+    }
+  }
   for (const { table, key, counts, softDelete } of rows.children ?? []) {
     if (softDelete !== undefined) {
       await sql.unsafe(
@@ -180,6 +200,26 @@ async function deleteWithChildren(
   }
   return deleted
 }
+
+/** What must be known of a row that goes. */
+function columnsOfGone({ counts = [], touches, notifyGone }: RowsOf): readonly string[] | '*' {
+  if (notifyGone !== undefined) return '*'
+  const counted = counts.flatMap(({ key, unless }) => [key, ...(unless ? [unless] : [])])
+  return [...new Set(['uri', ...counted, ...(touches ? [touches.key] : [])])]
+}
+
+/** Leaves the keys of rows that came or went to the rules. */
+function touch({ rows: { touches }, quiet, touched }: Work, rows: readonly Returned[]): void {
+  if (touches === undefined) return
+  for (const row of rows) {
+    const { kind, key } = touches
+    const isQuiet = quiet.has(String(row['uri']))
+    touched.put({ kind, key: String(row[key]), after: null, depth: 0, quiet: isQuiet })
+  }
+}
+
+/** Every table has these columns. */
+const asNotified = (row: Row) => row as Parameters<Notify>[0]
 
 /** What a row that was softly deleted becomes when its record is back. */
 function reviving({ column, primaryKey }: SoftDelete): string {

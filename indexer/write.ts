@@ -44,18 +44,18 @@ export async function insertRows(sql: Transaction, insert: Insert): Promise<read
   )
 }
 
-/** Deletes the rows whose `key` is one of `values` and returns them. */
+/** Deletes the rows whose `key` is one of `values` and returns these columns of them, or all. */
 export async function deleteRows(
   sql: Transaction,
   table: string,
   key: string,
   values: readonly string[],
-  returning: readonly string[] = [key],
+  returning: readonly string[] | '*' = [key],
 ): Promise<readonly Returned[]> {
   if (values.length === 0) return []
   return await sql.unsafe(
     `delete from ${quoted(table)} where ${quoted(key)} = any($1::text[])
-     returning ${listed(returning)}`,
+     returning ${returning === '*' ? returning : listed(returning)}`,
     [values as string[]],
   )
 }

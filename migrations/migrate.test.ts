@@ -18,6 +18,9 @@ const names = [
   '0003_own_tables.sql',
   '0004_post_reply_root_index.sql',
   '0005_accounts.sql',
+  '0006_reconcile_walks.sql',
+  '0007_post_answers_index.sql',
+  '0008_post_thread_index.sql',
 ]
 
 test('an empty database is brought to the newest state, and a second run does nothing', async () => {
@@ -79,16 +82,16 @@ test('a database of a newer version is left alone, and refused where it lacks ou
 test('what an interrupted index build has left is built again', async () => {
   await using database = await testDatabase()
   const { sql } = database
-  await sql`drop index sluice_post_reply_root_idx`
-  await sql`delete from sluice_migration where name = ${names[3] ?? ''}`
+  await sql`drop index sluice_post_thread_idx`
+  await sql`delete from sluice_migration where name = ${names[7] ?? ''}`
   await sql`insert into post (uri, cid, creator, text, "replyRoot", "createdAt", "indexedAt")
     select n::text, '', '', '', 'same', '', '' from generate_series(1, 2) n`
   await expect(
-    sql`create unique index concurrently sluice_post_reply_root_idx on post ("replyRoot")`,
+    sql`create unique index concurrently sluice_post_thread_idx on post ("replyRoot")`,
   ).rejects.toThrow(/could not create unique index/)
-  expect(await migrate(of(database))).toEqual([names[3]])
+  expect(await migrate(of(database))).toEqual([names[7]])
   const lines = await catalogueOf(sql, 'bsky')
-  expect(lines.filter((line) => line.includes('sluice_post_reply_root_idx'))).toHaveLength(1)
+  expect(lines.filter((line) => line.includes('sluice_post_thread_idx'))).toHaveLength(1)
 })
 
 test('tables that something else created are refused, and stay as they are', async () => {

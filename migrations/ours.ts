@@ -19,4 +19,4 @@ export const ownTables = [
 export const ownColumns = ['record.rev'] as const
 
 /** Indexes of ours on tables of the AppView. */
-export const ownIndexes = ['sluice_post_reply_root_idx'] as const
+export const ownIndexes = ['sluice_post_answers_idx', 'sluice_post_thread_idx'] as const

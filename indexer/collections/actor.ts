@@ -2,6 +2,7 @@
 import { blobCid } from '../blob.ts'
 import { defineCollection } from '../collection.ts'
 import { normaliseTime } from '../timestamp.ts'
+import { authorOf } from '../uri.ts'
 
 interface Profile {
   displayName?: string
@@ -26,6 +27,17 @@ export const profile = defineCollection<Profile>()({
       // As it stands in the record: readers of this column expect no more.
       createdAt: record.createdAt ?? indexedAt,
     }),
+    notify: ({ joinedViaStarterPackUri: pack, indexedAt }) =>
+      typeof pack === 'string'
+        ? [
+            {
+              to: authorOf(pack),
+              reason: 'starterpack-joined',
+              subject: pack,
+              sortAt: String(indexedAt),
+            },
+          ]
+        : [],
   },
 })
 

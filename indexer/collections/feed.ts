@@ -1,6 +1,12 @@
 /** The collections under app.bsky.feed. */
 import { blobCid } from '../blob.ts'
-import { type Child, defineCollection, type Subject } from '../collection.ts'
+import {
+  type Child,
+  defineCollection,
+  type Notice,
+  type Subject,
+  type Value,
+} from '../collection.ts'
 import { earlier, normaliseTime } from '../timestamp.ts'
 import { authorOf, partsOf } from '../uri.ts'
 
@@ -148,9 +154,16 @@ export const post = defineCollection<Post>()({
     }),
     json: ['langs', 'tags'],
     counts: [
-      { table: 'post_agg', column: 'replyCount', key: 'replyParent' },
+      {
+        table: 'post_agg',
+        column: 'replyCount',
+        key: 'replyParent',
+        unless: 'violatesThreadGate',
+      },
       { table: 'profile_agg', column: 'postsCount', key: 'creator' },
     ],
+    // Whom a post tells depends on gates and on the thread: see rules/notices.ts.
+    touches: { kind: 'post', key: 'uri', when: 'came' },
     children: [
       ...embeds,
       {
@@ -200,6 +213,13 @@ const reactionColumns = ({ subject, via, createdAt }: Reaction) => ({
   createdAt: normaliseTime(createdAt),
 })
 
+/** The author of what a reaction is about is told, but for the one who reacts. */
+const tell = (reason: string, creator: Value, uri: Value): readonly Notice[] => {
+  const subject = typeof uri === 'string' ? uri : null
+  if (subject === null || authorOf(subject) === creator) return []
+  return [{ to: authorOf(subject), reason, subject }]
+}
+
 export const like = defineCollection<Reaction>()({
   nsid: 'app.bsky.feed.like',
   rows: {
@@ -207,6 +227,10 @@ export const like = defineCollection<Reaction>()({
     columns: reactionColumns,
     unique: ['creator', 'subject'],
     counts: [{ table: 'post_agg', column: 'likeCount', key: 'subject' }],
+    notify: ({ creator, subject, via }) => [
+      ...tell('like', creator, subject),
+      ...tell('like-via-repost', creator, via),
+    ],
   },
 })
 
@@ -217,6 +241,10 @@ export const repost = defineCollection<Reaction>()({
     columns: reactionColumns,
     unique: ['creator', 'subject'],
     counts: [{ table: 'post_agg', column: 'repostCount', key: 'subject' }],
+    notify: ({ creator, subject, via }) => [
+      ...tell('repost', creator, subject),
+      ...tell('repost-via-repost', creator, via),
+    ],
     children: [
       {
         table: 'feed_item',
@@ -247,13 +275,23 @@ const gateColumns = ({ post, createdAt }: Gate) => ({
 export const threadgate = defineCollection<Gate>()({
   nsid: 'app.bsky.feed.threadgate',
   refuse: refuseForeignPost,
-  rows: { table: 'thread_gate', columns: gateColumns, unique: ['postUri'] },
+  rows: {
+    table: 'thread_gate',
+    columns: gateColumns,
+    unique: ['postUri'],
+    touches: { kind: 'thread', key: 'postUri', when: 'changed' },
+  },
 })
 
 export const postgate = defineCollection<Gate>()({
   nsid: 'app.bsky.feed.postgate',
   refuse: refuseForeignPost,
-  rows: { table: 'post_gate', columns: gateColumns, unique: ['postUri'] },
+  rows: {
+    table: 'post_gate',
+    columns: gateColumns,
+    unique: ['postUri'],
+    touches: { kind: 'quotes', key: 'postUri', when: 'changed' },
+  },
 })
 
 export const generator = defineCollection<Generator>()({

@@ -48,6 +48,7 @@ export const follow = defineCollection<ToSubject>()({
       { table: 'profile_agg', column: 'followersCount', key: 'subjectDid' },
       { table: 'profile_agg', column: 'followsCount', key: 'creator' },
     ],
+    notify: ({ subjectDid }) => [{ to: String(subjectDid), reason: 'follow', subject: null }],
   },
 })
 
@@ -122,5 +123,7 @@ export const verification = defineCollection<Verification>()({
       createdAt: normaliseTime(createdAt),
     }),
     unique: ['subject', 'creator'],
+    notify: ({ subject }) => [{ to: String(subject), reason: 'verified', subject: null }],
+    notifyGone: ({ subject }) => [{ to: String(subject), reason: 'unverified', subject: null }],
   },
 })

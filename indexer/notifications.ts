@@ -1,0 +1,111 @@
+/** Rows of `notification`: which a batch takes away, and which it adds, none of them twice. */
+import type { Transaction } from '../shared/postgres.ts'
+import type { Notice, Value } from './collection.ts'
+import { earlier } from './timestamp.ts'
+import { relation } from './write.ts'
+
+/** One row of `notification`. */
+export interface Notification {
+  did: string
+  author: string
+  reason: string
+  reasonSubject: string | null
+  recordUri: string
+  recordCid: string
+  sortAt: string
+}
+
+const columns = [
+  'did',
+  'author',
+  'reason',
+  'reasonSubject',
+  'recordUri',
+  'recordCid',
+  'sortAt',
+] as const
+const listed = columns.map((column) => `"${column}"`).join(', ')
+
+/** What one row tells. */
+export function notificationsOf(
+  row: Readonly<Record<string, Value>>,
+  notices: readonly Notice[],
+): Notification[] {
+  return notices.map(({ to, reason, subject, sortAt }) => ({
+    did: to,
+    author: String(row['creator']),
+    reason,
+    reasonSubject: subject,
+    recordUri: String(row['uri']),
+    recordCid: String(row['cid']),
+    sortAt: sortAt ?? earlier(String(row['createdAt']), String(row['indexedAt'])),
+  }))
+}
+
+/** What a batch does to the notifications of the records whose repos it has locked. */
+export class Notifications {
+  readonly #forgotten = new Set<string>()
+  readonly #wanted = new Map<string, Notification[]>()
+
+  /** The records' rows are gone: nobody is told of them, unless they come again. */
+  forget(uris: readonly string[]): void {
+    for (const uri of uris) {
+      this.#forgotten.add(uri)
+      this.#wanted.delete(uri)
+    }
+  }
+
+  want(notifications: readonly Notification[]): void {
+    for (const notification of notifications) {
+      const known = this.#wanted.get(notification.recordUri)
+      if (known === undefined) this.#wanted.set(notification.recordUri, [notification])
+      else known.push(notification)
+    }
+  }
+
+  /** What is asked for again stays where it is among the others. */
+  async write(sql: Transaction): Promise<void> {
+    const wanted = [...this.#wanted.values()].flat()
+    if (this.#forgotten.size > 0) {
+      const again = wanted.filter(({ recordUri }) => this.#forgotten.has(recordUri))
+      const same = `n."recordUri" = r."recordUri" and n.did = r.did and n.reason = r.reason
+        and n."reasonSubject" is not distinct from r."reasonSubject"`
+      const asked = JSON.stringify(again)
+      await sql.unsafe(
+        `delete from notification n where n."recordUri" = any($2::text[])
+         and not exists (select from ${relation(columns)} where ${same})`,
+        [asked, [...this.#forgotten]],
+      )
+      if (again.length > 0) {
+        await sql.unsafe(
+          `update notification n set "recordCid" = r."recordCid" from ${relation(columns)}
+           where ${same}`,
+          [asked],
+        )
+      }
+    }
+    await insertNotifications(sql, wanted)
+  }
+}
+
+/**
+ * Tells those who have not been told and have not muted the thread. Whoever calls it has locked the
+ * repos of the records, so that no key is needed; a database may have one all the same.
+ */
+export async function insertNotifications(
+  sql: Transaction,
+  notifications: readonly Notification[],
+): Promise<void> {
+  if (notifications.length === 0) return
+  await sql.unsafe(
+    `insert into notification (${listed}) select ${listed} from ${relation(columns)}
+     where not exists (
+       select from notification n
+       where n."recordUri" = r."recordUri" and n.did = r.did and n.reason = r.reason)
+     and not exists (
+       select from post p join thread_mute m on m."rootUri" = coalesce(p."replyRoot", p.uri)
+       where p.uri = r."reasonSubject" and m."mutedByDid" = r.did)
+     on conflict do nothing`,
+    [JSON.stringify(notifications)],
+  )
+}

@@ -1,0 +1,167 @@
+/** Whether replies are in their threads, and may be: what is read for it, and the judgement. */
+import type { Transaction } from '../../shared/postgres.ts'
+import { authorOf } from '../uri.ts'
+import { relation } from '../write.ts'
+import { type Allowed, readThreadGate, type ThreadGate } from './gates.ts'
+import { mentionsOf } from './notices.ts'
+
+/** A stored post, its parent, and what is known of whom it quotes. */
+export interface PostFacts {
+  uri: string
+  cid: string
+  creator: string
+  sortAt: string
+  json: string | null
+  replyRoot: string | null
+  replyParent: string | null
+  invalidReplyRoot: boolean | null
+  violatesThreadGate: boolean | null
+  violatesEmbeddingRules: boolean | null
+  parentIsThere: boolean
+  parentRoot: string | null
+  parentIsInvalid: boolean | null
+  /** The post that it quotes, and the record of that post's gate. */
+  quoted: string | null
+  quoteGate: string | null
+}
+
+export async function readPosts(sql: Transaction, uris: readonly string[]): Promise<PostFacts[]> {
+  return await sql.unsafe<PostFacts[]>(
+    `select p.uri, p.cid, p.creator, p."sortAt", r.json, p."replyRoot", p."replyParent",
+       p."invalidReplyRoot", p."violatesThreadGate", p."violatesEmbeddingRules",
+       parent.uri is not null as "parentIsThere", parent."replyRoot" as "parentRoot",
+       parent."invalidReplyRoot" as "parentIsInvalid", q.subject as quoted, qr.json as "quoteGate"
+     from post p
+     left join record r on r.uri = p.uri
+     left join post parent on parent.uri = p."replyParent"
+     left join quote q on q.uri = p.uri
+     left join post_gate g on g."postUri" = q.subject
+     left join record qr on qr.uri = g.uri
+     where p.uri = any($1::text[])`,
+    [uris as string[]],
+  )
+}
+
+/** Whether a reply is not where it says, given its parent as it is now. */
+export function isMisplaced(
+  post: Pick<PostFacts, 'replyRoot' | 'replyParent' | 'parentRoot'>,
+  parentIsInvalid: boolean,
+): boolean {
+  if (parentIsInvalid) return true
+  if (post.replyParent === post.replyRoot) return post.parentRoot !== null
+  return post.parentRoot !== post.replyRoot
+}
+
+/** The gates of threads, by the URI of their root. */
+export async function readGates(
+  sql: Transaction,
+  roots: readonly string[],
+): Promise<ReadonlyMap<string, ThreadGate>> {
+  if (roots.length === 0) return new Map()
+  const found = await sql.unsafe<{ root: string; json: string }[]>(
+    `select g."postUri" as root, r.json from thread_gate g join record r on r.uri = g.uri
+     where g."postUri" = any($1::text[])`,
+    [roots as string[]],
+  )
+  return new Map(found.map(({ root, json }) => [root, readThreadGate(json)]))
+}
+
+/** Tells of each of these replies whether the gate of its thread keeps it out. */
+export async function readKeptOut(
+  sql: Transaction,
+  replies: readonly Pick<PostFacts, 'uri' | 'creator' | 'replyRoot'>[],
+  gates: ReadonlyMap<string, ThreadGate>,
+): Promise<ReadonlySet<string>> {
+  const asking = replies.flatMap(({ uri, creator, replyRoot }) => {
+    const allow = replyRoot === null ? null : (gates.get(replyRoot)?.allow ?? null)
+    if (replyRoot === null || allow === null || authorOf(replyRoot) === creator) return []
+    return [{ uri, creator, root: replyRoot, allow }]
+  })
+  if (asking.length === 0) return new Set()
+  const mentioned = await readMentioned(sql, asking)
+  const unmentioned = asking.filter(
+    ({ creator, root, allow }) => !(allow.mentioned && mentioned.get(root)?.has(creator)),
+  )
+  const welcome = await readWelcome(sql, unmentioned)
+  return new Set(unmentioned.map(({ uri }) => uri).filter((uri) => !welcome.has(uri)))
+}
+
+interface Asking {
+  uri: string
+  creator: string
+  root: string
+  allow: Allowed
+}
+
+/** The accounts that the roots mention, of the roots whose gates ask for that. */
+async function readMentioned(
+  sql: Transaction,
+  asking: readonly Asking[],
+): Promise<ReadonlyMap<string, ReadonlySet<string>>> {
+  const roots = asking.filter(({ allow }) => allow.mentioned).map(({ root }) => root)
+  if (roots.length === 0) return new Map()
+  const found = await sql.unsafe<{ uri: string; json: string }[]>(
+    'select uri, json from record where uri = any($1::text[])',
+    [[...new Set(roots)]],
+  )
+  return new Map(found.map(({ uri, json }) => [uri, new Set(mentionsOf(json))]))
+}
+
+/** The replies of those who follow, are followed or are on a list, where their gate asks for that. */
+async function readWelcome(
+  sql: Transaction,
+  asking: readonly Asking[],
+): Promise<ReadonlySet<string>> {
+  const rows = asking
+    .filter(({ allow }) => allow.followers || allow.followed || allow.lists.length > 0)
+    .map(({ uri, creator, root, allow }) => {
+      const { followers, followed, lists } = allow
+      return { uri, creator, owner: authorOf(root), followers, followed, lists }
+    })
+  if (rows.length === 0) return new Set()
+  const columns = ['uri', 'creator', 'owner', 'followers', 'followed', 'lists']
+  const found = await sql.unsafe<{ uri: string }[]>(
+    `select r.uri from ${relation(columns, ['lists'])}
+     where (r.followers::boolean and exists (
+         select from follow where creator = r.creator and "subjectDid" = r.owner))
+       or (r.followed::boolean and exists (
+         select from follow where creator = r.owner and "subjectDid" = r.creator))
+       or exists (select from list_item i join jsonb_array_elements_text(r.lists) l(list)
+         on i."listUri" = l.list where i."subjectDid" = r.creator)`,
+    [JSON.stringify(rows)],
+  )
+  return new Set(found.map(({ uri }) => uri))
+}
+
+/** The posts above a reply, the nearest first, and whether all of those within reach are there. */
+export interface Ancestry {
+  ancestors: string[]
+  isWhole: boolean
+}
+
+export async function readAncestry(
+  sql: Transaction,
+  uris: readonly string[],
+  height: number,
+): Promise<ReadonlyMap<string, Ancestry>> {
+  if (uris.length === 0) return new Map()
+  const found = await sql.unsafe<{ post: string; uri: string; isThere: boolean }[]>(
+    `with recursive up as (
+       select p.uri as post, p."replyParent" as uri, 1 as height from post p
+       where p.uri = any($1::text[]) and p."replyParent" is not null
+       union all
+       select up.post, a."replyParent", up.height + 1 from up join post a on a.uri = up.uri
+       where up.height < $2 and a."replyParent" is not null)
+     select up.post, up.uri, a.uri is not null as "isThere" from up
+     left join post a on a.uri = up.uri order by up.height`,
+    [uris as string[], height],
+  )
+  const ancestries = new Map<string, Ancestry>()
+  for (const { post, uri, isThere } of found) {
+    const known = ancestries.get(post) ?? { ancestors: [], isWhole: true }
+    if (isThere) known.ancestors.push(uri)
+    else known.isWhole = false
+    ancestries.set(post, known)
+  }
+  return ancestries
+}
