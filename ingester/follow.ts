@@ -13,10 +13,15 @@ import { crashPoint } from '../shared/crash-point.ts'
 import type { Logger } from '../shared/log.ts'
 import type { Part } from '../shared/metrics.ts'
 import { backoff, sleep } from '../shared/retry.ts'
-import { type Producer, RewoundError } from '../shared/streams/producer.ts'
+import type { PlacedLink } from '../shared/streams/chain.ts'
+import type { GapReason } from '../shared/streams/gaps.ts'
+import { type Appended, type Producer, RewoundError } from '../shared/streams/producer.ts'
 import { runTogether } from '../shared/worker.ts'
+import { type ClockWatch, createClockWatch } from './chain-clock.ts'
+import { createPositions, type Positions } from './chain-positions.ts'
 import { type DeadLetters, frameFields } from './dead-letter.ts'
 import {
+  type CommitMessage,
   decodeFrame,
   FrameError,
   type InfoMessage,
@@ -47,6 +52,8 @@ const breatheEvery = 32
 /** How long to stay away after the host has said that our position is ahead of it, or that we are too slow. */
 const futureWaitMs = 60_000
 const slowWaitMs = 5_000
+/** A clock that is wrong is looked at again so often. */
+const clockWaitMs = 60_000
 
 export interface FollowOptions {
   host: Host
@@ -70,13 +77,25 @@ export interface FollowOptions {
   onAppended: (entries: number) => void
   /** Told of each frame that arrives. */
   onFrame: () => void
+  /** Resolves when it is in the ledger that something after `from` was not read; `to` where it is known. */
+  openGap: (gap: { reason: GapReason; from: string | null; to: string | null }) => Promise<void>
+  /** Told up to which moment of the host everything is durable. */
+  onProgress?: (time: number) => void
+  now?: () => number
   /** Bounds of the wait between two connections. */
   reconnect?: { initialMs: number; maxMs: number }
 }
 
 /** Why a session ended, and at least how long the next one waits. */
 interface Ending {
-  reason: 'closed' | 'unreachable' | 'broken-frame' | 'error-frame' | 'rewound' | 'stopped'
+  reason:
+    | 'closed'
+    | 'unreachable'
+    | 'broken-frame'
+    | 'error-frame'
+    | 'clock'
+    | 'rewound'
+    | 'stopped'
   detail: string
   waitMs: number
 }
@@ -91,12 +110,12 @@ interface Mark {
 export async function follow(options: FollowOptions): Promise<void> {
   const { host, signal, log, metrics, health, reconnect } = options
   const wait = reconnect ?? { initialMs: 500, maxMs: 60_000 }
-  const broken = createBrokenFrames()
+  const memory = { broken: createBrokenFrames(), clock: createClockWatch(options.now) }
   let failures = 0
   let toldUnreachable = false
   while (!signal.aborted) {
     const began = Date.now()
-    const ending = await session(options, broken)
+    const ending = await session(options, memory)
     if (ending.reason === 'stopped') return
     metrics.disconnects.inc({ reason: ending.reason })
     if (ending.reason === 'rewound') continue
@@ -118,12 +137,18 @@ export async function follow(options: FollowOptions): Promise<void> {
 
 const unreachableText = 'the host can not be reached; trying again for as long as it takes'
 
-async function session(options: FollowOptions, broken: BrokenFrames): Promise<Ending> {
+/** What outlives a connection. */
+interface Memory {
+  broken: BrokenFrames
+  clock: ClockWatch
+}
+
+async function session(options: FollowOptions, memory: Memory): Promise<Ending> {
   const { signal, producer } = options
   try {
     const cursor = await producer.cursor()
     using socket = await connect(options, cursor)
-    return await readAndAppend(options, broken, socket, cursor === null ? null : Number(cursor))
+    return await readAndAppend(options, memory, socket, cursor === null ? null : Number(cursor))
   } catch (error) {
     if (signal.aborted) return ended('stopped', 'stopped')
     if (error instanceof RewoundError) {
@@ -143,7 +168,13 @@ async function connect(options: FollowOptions, cursor: string | null): Promise<S
   const { host, method, start, signal, idleTimeoutMs, log, metrics, health } = options
   const url = new URL(`${host.ws}/xrpc/${method}`)
   if (cursor !== null) url.searchParams.set('cursor', cursor)
-  else if (start === 'oldest') url.searchParams.set('cursor', '0')
+  else {
+    if (start === 'oldest') url.searchParams.set('cursor', '0')
+    log.warn(
+      { start },
+      'no position is stored: if Redis was lost, stop this, run sluice resume --from-postgres and start again',
+    )
+  }
   const onPressure = (pressed: boolean) => metrics.backpressure.inc(pressed ? 1 : -1)
   const socket = await openSocket({ url: url.href, signal, idleTimeoutMs, onPressure })
   health.ready()
@@ -153,7 +184,7 @@ async function connect(options: FollowOptions, cursor: string | null): Promise<S
 
 async function readAndAppend(
   options: FollowOptions,
-  broken: BrokenFrames,
+  memory: Memory,
   socket: Socket,
   cursor: number | null,
 ): Promise<Ending> {
@@ -171,7 +202,8 @@ async function readAndAppend(
     const window = createWindow<Translation, Mark>(windowLimits, either)
     const intake = async () => {
       const seen = { ownPosition: false, stale: false, behind: false }
-      const session = { broken, socket, window, cursor, seen, signal: either }
+      const positions = createPositions(cursor)
+      const session = { ...memory, socket, window, cursor, positions, seen, signal: either }
       try {
         ending = await readFrames({ ...options, ...session })
       } finally {
@@ -180,7 +212,11 @@ async function readAndAppend(
     }
     const drain = async () => {
       try {
-        await appendResults(options, window, () => countInMemory(window.count + socket.waiting))
+        await appendResults(options, window, () => {
+          const inMemory = window.count + socket.waiting
+          countInMemory(inMemory)
+          return inMemory
+        })
       } finally {
         failed.abort()
         socket[Symbol.dispose]()
@@ -194,55 +230,104 @@ async function readAndAppend(
   return signal.aborted ? ended('stopped', 'stopped') : ending
 }
 
-interface Intake extends FollowOptions {
-  broken: BrokenFrames
+interface Intake extends FollowOptions, Memory {
   socket: Socket
   window: Window<Translation, Mark>
   /** The durable position that the session began after. */
   cursor: number | null
+  positions: Positions
   /** What the session has met already. */
   seen: { ownPosition: boolean; stale: boolean; behind: boolean }
 }
 
 /** Reads until the connection ends, the host says why it must, or a frame is broken. */
 async function readFrames(intake: Intake): Promise<Ending> {
-  const { socket, window, cursor, stream, signal, translate, metrics, onFrame } = intake
-  let last = cursor
+  const { socket, window, stream, signal, translate, metrics, positions, clock, onFrame } = intake
+  /** Opened, and its end not known yet. */
+  let gap: { reason: GapReason; from: string | null } | null = null
   for (let number = 1; ; number += 1) {
     const frame = await socket.next()
     if (frame === null) return ended('closed', socket.ended ?? 'closed')
     if (signal.aborted) return ended('stopped', 'stopped')
     onFrame()
     crashPoint('ingester.read', stream)
-    const message = await decodeOrSetAside(intake, frame, last)
+    const message = await decodeOrSetAside(intake, frame, positions.last)
     if (message === 'again') return ended('broken-frame', 'a frame could not be decoded')
-    if (message === 'aside') continue
+    if (message === 'aside') {
+      gap = await beginGap(intake, 'frame', positions.last)
+      continue
+    }
     metrics.frames.inc({ kind: kindOf(message) })
     if (message.type === 'error') return errorFrame(intake, message.error, message.message)
     if (message.type === 'info') {
-      inform(intake, message)
+      if (inform(intake, message)) gap = await beginGap(intake, 'outdated-cursor', intake.cursor)
       continue
     }
     const { seq } = message
-    if (seq !== null && last !== null && seq <= last) {
-      refuseStale(intake, message, seq, last)
-      continue
+    let mark: Mark | null = null
+    if (seq !== null) {
+      const { last } = positions
+      const claim = positions.claim(seq, { jumpIsKnown: gap?.reason === 'outdated-cursor' })
+      if (claim === 'back') {
+        refuseStale(intake, message, seq, last)
+        continue
+      }
+      if (claim === 'new') mark = { seq, time: 'time' in message ? message.time : null }
+      else await doubt(intake, claim, seq, last)
+      if (gap !== null && claim === 'new') {
+        await intake.openGap({ ...gap, to: String(seq) })
+        gap = null
+      }
     }
+    if (message.type === 'commit' && !clock.holds(message.rev)) return wrongClock(intake, message)
     if (message.type === 'malformed') refuseMalformed(intake, message)
     if (seq !== null && intake.seen.behind) {
       intake.seen.behind = false
       intake.health.ready()
     }
-    last = seq ?? last
     const result = translate(message).then((translation) => {
       crashPoint('ingester.translated', stream)
       return translation
     })
-    const mark = seq === null ? null : { seq, time: 'time' in message ? message.time : null }
     const key = 'did' in message ? message.did : null
     await window.push(result, { bytes: frame.length, key, mark })
     if (number % breatheEvery === 0) await breathe()
   }
+}
+
+/** In the ledger before anything after it is durable; its end is added when the next position is known. */
+async function beginGap(intake: Intake, reason: GapReason, after: number | null) {
+  const gap = { reason, from: after === null ? null : String(after) }
+  await intake.openGap({ ...gap, to: null })
+  return gap
+}
+
+/** Tells of a position that is not believed, or was believed and should not have been. */
+async function doubt(
+  { openGap, log, metrics }: Intake,
+  claim: 'held' | 'corrects',
+  seq: number,
+  last: number | null,
+): Promise<void> {
+  metrics.doubted.inc({ claim })
+  if (claim === 'held') {
+    log.warn({ seq, last }, 'a position far ahead is not believed until the next one confirms it')
+    return
+  }
+  // The durable position may be the wrong one already: a restart would not read what it jumped over.
+  await openGap({ reason: 'position', from: String(seq - 1), to: String(last) })
+  log.error({ seq, last }, 'a position was too far ahead: what it jumped over comes after all')
+}
+
+function wrongClock({ log, metrics, now = Date.now }: Intake, { seq, rev, time }: CommitMessage) {
+  metrics.errors.inc()
+  const ours = new Date(now()).toISOString()
+  log.error(
+    { seq, rev, relay: time, ours },
+    'over a fifth of the commits are from our future: our clock or that of the relay is wrong; reading stops until they agree',
+  )
+  const detail = `our clock (${ours}) or that of the relay (${time}) is wrong`
+  return ended('clock', detail, clockWaitMs)
 }
 
 /** The message; `again` when the connection is to be made anew for it; `aside` when it was given up. */
@@ -286,14 +371,16 @@ function errorFrame({ log, metrics }: Intake, error: string, message: string | n
   return ended('error-frame', detail, error === 'ConsumerTooSlow' ? slowWaitMs : 0)
 }
 
-function inform({ cursor, log, metrics }: Intake, { name, message }: InfoMessage): void {
+/** True when events are missing. */
+function inform({ cursor, log, metrics }: Intake, { name, message }: InfoMessage): boolean {
   const fields = { name, message, seq: cursor }
   if (name !== 'OutdatedCursor') {
     log.info(fields, 'the host informs')
-    return
+    return false
   }
   metrics.outdated.inc()
   log.error(fields, 'the host no longer has what followed our position: events are missing')
+  return true
 }
 
 function refuseMalformed({ log, metrics }: Intake, message: MalformedMessage): void {
@@ -304,7 +391,7 @@ function refuseMalformed({ log, metrics }: Intake, message: MalformedMessage): v
 }
 
 /** Counts a frame that is not new: the replay of our own position, or one that goes back. */
-function refuseStale(intake: Intake, message: Message, seq: number, last: number): void {
+function refuseStale(intake: Intake, message: Message, seq: number, last: number | null): void {
   const { host, cursor, log, metrics, health, seen } = intake
   if (seq === cursor && !seen.ownPosition) {
     // The host replays from our position on, that one included.
@@ -327,9 +414,10 @@ function refuseStale(intake: Intake, message: Message, seq: number, last: number
 async function appendResults(
   options: FollowOptions,
   window: Window<Translation, Mark>,
-  onTaken: () => void,
+  onTaken: () => number,
 ): Promise<void> {
   const { producer, host, stream, batchSize, batchTimeoutMs, metrics, onAppended } = options
+  const { onProgress = () => {}, now = Date.now } = options
   const limits = {
     most: batchSize,
     bytes: maxBatchBytes,
@@ -339,24 +427,59 @@ async function appendResults(
   for (;;) {
     const batch = await window.take(limits)
     if (batch === null) return
-    onTaken()
+    const inMemory = onTaken()
     const { results, mark } = batch
-    const entries = results.flatMap((result) => result.entries)
+    const { entries, links } = placed(results)
     const stop = metrics.append.startTimer()
     if (results.length > 0) crashPoint('ingester.before-append', stream)
-    await producer.append({ entries, ...(mark === null ? {} : { cursor: String(mark.seq) }) })
-    if (results.length === 0) continue
+    const position = mark === null ? {} : { cursor: String(mark.seq), time: mark.time }
+    const appended = await producer.append({ entries, links, ...position })
+    if (results.length === 0) {
+      if (inMemory === 0) onProgress(now() - idleCheckMs)
+      continue
+    }
     crashPoint('ingester.appended', stream)
     stop()
     for (const { onDurable } of results) onDurable?.()
-    onAppended(entries.length)
+    await tell(options, appended)
+    onAppended(entries.length - (appended.counts['dropped-entries'] ?? 0))
     if (mark === null) continue
     metrics.position.set({ host: host.name, stream }, mark.seq)
     if (mark.time !== null) {
-      const seconds = Math.max(0, (Date.now() - Date.parse(mark.time)) / 1_000)
-      metrics.lag.set({ host: host.name }, seconds)
+      const time = Date.parse(mark.time)
+      onProgress(time)
+      metrics.lag.set({ host: host.name }, Math.max(0, (now() - time) / 1_000))
     }
   }
+}
+
+/** The entries of all results, and where among them each link has its own. */
+function placed(results: readonly Translation[]) {
+  const entries: Translation['entries'][number][] = []
+  const links: PlacedLink[] = []
+  let before = 0
+  for (const { entries: own, link } of results) {
+    entries.push(...own)
+    if (link === undefined) before += own.length
+    else {
+      links.push({ link, before, own: own.length })
+      before = 0
+    }
+  }
+  return { entries, links }
+}
+
+/** Counts what the chains of a batch were found to be. */
+async function tell(options: FollowOptions, { counts, broken }: Appended): Promise<void> {
+  const { log, metrics, openGap } = options
+  for (const [judgement, count = 0] of Object.entries(counts)) {
+    if (count > 0) metrics.chain.inc({ judgement }, count)
+  }
+  for (const did of broken) log.debug({ did }, 'the chain of a repo is broken: it is read whole')
+  if (!counts['held-back']) return
+  // Once a time is enough: the gap stands open until a pass has found them all.
+  await openGap({ reason: 'resyncs', from: null, to: null })
+  log.error({ count: counts['held-back'] }, 'too many resyncs are under way: more repos must wait')
 }
 
 /** Frames that could not be decoded, by their bytes and the position before them. */

@@ -1,5 +1,6 @@
 /** The ingester's metrics. */
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { judgements } from '../shared/streams/chain.ts'
 import { refusals } from './commit.ts'
 
 export type IngesterMetrics = ReturnType<typeof createMetrics>
@@ -62,11 +63,38 @@ export function createMetrics(registry: Registry) {
       'Commits whose key could not be had within 5 s.',
     ),
     refreshes: counter('identity_refreshes_total', 'Identities looked up again for a commit.'),
+    lookUps: counter(
+      'identity_look_ups_total',
+      'Identities asked of the directory or of their hosts.',
+    ),
+    unproved: gauge(
+      'unproved_repos',
+      'Repos with a commit that nobody could verify, to be proved.',
+    ),
+    proofs: counterBy(
+      'late_proofs_total',
+      'Commits verified after they were let through or refused for want of a key, by result.',
+      'result',
+    ),
     droppedLabels: counterBy('dropped_labels_total', 'Labels left out, by reason.', 'reason'),
     brokenFrames: counter('broken_frames_total', 'Frames that could not be decoded.'),
     deadFrames: counter('dead_frames_total', 'Broken frames set aside in a dead-letter stream.'),
     outdated: counter('outdated_cursors_total', 'Times that a host no longer had our position.'),
     future: counter('future_cursors_total', 'Times that a host said our position is ahead of it.'),
+    doubted: counterBy(
+      'doubted_positions_total',
+      'Positions not believed (held) or believed wrongly (corrects).',
+      'claim',
+    ),
+    chain: counterBy(
+      'chain_links_total',
+      'Commits and syncs by what they are to the chain of their repo; duplicates are dropped.',
+      'judgement',
+    ),
+    resyncsRequested: counter('resyncs_requested_total', 'Resyncs put on repo_backfill.'),
+    resyncsWaiting: gauge('resyncs_waiting', 'Repos whose resync is not requested yet.'),
+    resyncs: gauge('resyncs', 'Repos whose resync is under way, requested or not.'),
+    openGaps: gauge('open_gaps', 'Gaps in the ledger that no pass has closed.'),
     disconnects: counterBy('disconnects_total', 'Connections ended, by reason.', 'reason'),
     lag: gaugeBy('source_lag_seconds', 'Age of the newest durable event of a host.', 'host'),
     position: gaugeBy('source_seq', 'The newest durable position at a host.', 'host', 'stream'),
@@ -78,6 +106,7 @@ export function createMetrics(registry: Registry) {
     }),
   }
   // A series that is absent until something goes wrong can't be told from one that is broken.
+  for (const judgement of judgements) metrics.chain.inc({ judgement }, 0)
   for (const reason of refusals) metrics.refused.inc({ kind: 'commit', reason }, 0)
   for (const proof of ['proven', 'unproven'] as const) metrics.verified.inc({ proof }, 0)
   return metrics

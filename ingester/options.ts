@@ -84,6 +84,12 @@ export const options = {
     default: 'pass',
     doc: 'What becomes of a commit whose key cannot be had within 5 s: pass (counted) or wait.',
   },
+  resyncsPerMinute: {
+    env: 'INGESTER_RESYNC_PER_MINUTE',
+    parse: count,
+    default: '600',
+    doc: 'Repos that are requested again in a minute because their chain is broken; further ones wait.',
+  },
   batchSize: {
     env: 'INGESTER_BATCH_SIZE',
     parse: count,

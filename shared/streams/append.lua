@@ -43,7 +43,7 @@ if stored >= number then return {'again', last} end
 local generated = lastId(stream)
 if stored < number - 1 or before(generated, last) then return {'rewound', generated} end
 
-local empty = #ARGV < at and kind == ''
+local empty = #ARGV < at and kind == '' and links == ''
 if empty and number > 1 then return {'appended', last} end
 
 local function append(count)

@@ -325,10 +325,11 @@ test('in a minute so many are requested, the others wait in their order, over re
   await wantResyncs(redis, repos)
   // Two minutes at most can be touched here; one allows 20.
   const limits = { perMinute: 20, host: '' }
-  const turns = [await requestResyncs(redis, limits), await requestResyncs(redis, limits)]
-  const requested = turns[0].requested + turns[1].requested
+  const first = await requestResyncs(redis, limits)
+  const second = await requestResyncs(redis, limits)
+  const requested = first.requested + second.requested
   expect([20, 40]).toContain(requested)
-  expect(turns[1].waiting).toBe(50 - requested)
+  expect(second.waiting).toBe(50 - requested)
   const dids = (await requests(room.bed)).map(({ did }) => did)
   expect(dids).toEqual(repos.slice(0, requested).map(({ did }) => did))
 })

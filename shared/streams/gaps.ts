@@ -22,6 +22,8 @@ export interface Gap {
   from: string | null
   to: string | null
   reason: GapReason
+  /** When the event at `from` was: no repo that was silent since then can have been missed. */
+  since: string | null
   opened_at: string
   closed_at: string | null
 }
@@ -54,8 +56,8 @@ export async function openGap(
 export async function readGaps(redis: Redis): Promise<Gap[]> {
   const texts = await redis.hvals(gapsKey)
   const gaps = texts.map((text) => {
-    const { from, to, closed_at = null, ...rest } = JSON.parse(text) as Gap
-    return { ...rest, from: from || null, to: to || null, closed_at }
+    const { from, to, since = null, closed_at = null, ...rest } = JSON.parse(text) as Gap
+    return { ...rest, from: from || null, to: to || null, since, closed_at }
   })
   return gaps.toSorted((a, b) => (a.opened_at < b.opened_at ? -1 : 1))
 }

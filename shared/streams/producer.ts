@@ -211,7 +211,8 @@ export async function createProducer(options: ProducerOptions): Promise<Producer
         break
       default:
     }
-    if (batch.entries.length > 0 || batch.cursor !== undefined) number += 1
+    const { entries, links = [] } = batch
+    if (entries.length > 0 || links.length > 0 || batch.cursor !== undefined) number += 1
     room.appended(batch.entries)
     const found = Object.fromEntries(judgements.map((name, index) => [name, counts[index] ?? 0]))
     const dropped = found['dropped-entries'] ?? 0

@@ -52,7 +52,12 @@ export async function requestResyncs(
   redis: Redis,
   options: { perMinute: number; host: string },
 ): Promise<{ requested: number; waiting: number }> {
-  const keys = [resyncsKey, resyncsWaitingKey, resyncsMinuteKey, requestStream('resync')]
+  const keys = [
+    resyncsKey,
+    resyncsWaitingKey,
+    resyncsMinuteKey,
+    await requestStream(redis, 'resync'),
+  ]
   const reply = (await turn(redis, keys, [options.perMinute, options.host])) as [number, number]
   return { requested: reply[0], waiting: reply[1] }
 }
