@@ -88,6 +88,58 @@ export function aProfile(at: At, record: Record<string, unknown> = {}): PutEvent
   return aRecord('app.bsky.actor.profile', record, { rkey: 'self', ...at })
 }
 
+/** An answer to one post in the thread of another. */
+export function aReply(
+  at: At & { to: PutEvent; root?: PutEvent },
+  record: Record<string, unknown> = {},
+): PutEvent {
+  const { to, root = to } = at
+  return aPost(at, { reply: { root: refTo(root), parent: refTo(to) }, ...record })
+}
+
+export function aQuote(at: At & { of: PutEvent }, record: Record<string, unknown> = {}): PutEvent {
+  return aPost(at, { embed: { $type: 'app.bsky.embed.record', record: refTo(at.of) }, ...record })
+}
+
+/** Text that mentions accounts. */
+export function mentioning(...dids: readonly string[]): Record<string, unknown> {
+  const features = dids.map((did) => ({ $type: 'app.bsky.richtext.facet#mention', did }))
+  return { facets: [{ index: { byteStart: 0, byteEnd: 1 }, features }] }
+}
+
+/** The gate of a thread; without rules everybody may reply. */
+export function aThreadGate(
+  at: Omit<At, 'by' | 'rkey'> & { of: PutEvent; allow?: readonly object[]; hidden?: string[] },
+): PutEvent {
+  const { of, allow, hidden, ...rest } = at
+  const record = {
+    post: uri(of),
+    createdAt,
+    ...(allow ? { allow } : {}),
+    ...(hidden ? { hiddenReplies: hidden } : {}),
+  }
+  return aRecord('app.bsky.feed.threadgate', record, { ...rest, by: of.did, rkey: of.rkey })
+}
+
+export function aThreadRule(name: string, list?: string): object {
+  return { $type: `app.bsky.feed.threadgate#${name}Rule`, ...(list ? { list } : {}) }
+}
+
+/** The gate of those who quote a post. */
+export function aPostGate(
+  at: Omit<At, 'by' | 'rkey'> & { of: PutEvent; open?: boolean },
+): PutEvent {
+  const { of, open = false, ...rest } = at
+  const rules = open ? [] : [{ $type: 'app.bsky.feed.postgate#disableRule' }]
+  const record = { post: uri(of), createdAt, embeddingRules: rules }
+  return aRecord('app.bsky.feed.postgate', record, { ...rest, by: of.did, rkey: of.rkey })
+}
+
+export function aVerification(at: At & { of: string }): PutEvent {
+  const claimed = { handle: 'a.example', displayName: 'A' }
+  return aRecord('app.bsky.graph.verification', { subject: at.of, ...claimed, createdAt }, at)
+}
+
 /** The deletion of what an event created. */
 export function aDeleteOf(event: PutEvent, rev: number): DeleteEvent {
   const { did: by, collection, rkey, time } = event
