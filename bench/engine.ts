@@ -1,0 +1,87 @@
+/** The indexer's engine, driven without streams: for benchmarks. */
+import { chmod, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createApply } from '../indexer/apply.ts'
+import { collections } from '../indexer/collections/index.ts'
+import { createDeriver } from '../indexer/derive.ts'
+import { compileLexicons } from '../indexer/lexicons.ts'
+import { environment } from '../shared/config.ts'
+import type { Event } from '../shared/events.ts'
+import type { Sql } from '../shared/postgres.ts'
+import { scopeOf } from '../shared/scope.ts'
+import { findPlaces } from '../start/places.ts'
+import { startPostgres } from '../start/postgres.ts'
+
+export interface Run {
+  batchSize: number
+  transactions: number
+}
+
+/** An engine on the schema, as the indexer makes it. */
+export async function engine(sql: Sql, schema: string) {
+  const names = collections.map(({ nsid }) => nsid)
+  return createApply({
+    sql,
+    schema,
+    collections,
+    deriver: createDeriver(collections, await compileLexicons(names)),
+    scope: scopeOf(names),
+    statementTimeoutMs: 60_000,
+    handles: false,
+  })
+}
+
+/** Applies the events and tells how fast, and what of it was this process. */
+export async function measure(
+  sql: Sql,
+  schema: string,
+  events: readonly Event[],
+  { batchSize, transactions }: Run,
+) {
+  const apply = await engine(sql, schema)
+  // Dealt by account, as the consumer deals them.
+  const lanes = Array.from({ length: transactions }, (): Event[] => [])
+  for (const event of events) lanes[laneOf(event.did, transactions)]?.push(event)
+  const cpu = process.cpuUsage()
+  const start = performance.now()
+  await Promise.all(
+    lanes.map(async (lane) => {
+      for (let at = 0; at < lane.length; at += batchSize) {
+        await apply(lane.slice(at, at + batchSize))
+      }
+    }),
+  )
+  const seconds = (performance.now() - start) / 1_000
+  const { user, system } = process.cpuUsage(cpu)
+  return {
+    batchSize,
+    transactions,
+    'events/s': Math.round(events.length / seconds),
+    'own CPU µs/event': Math.round((user + system) / events.length),
+  }
+}
+
+function laneOf(text: string, lanes: number): number {
+  let hash = 0
+  for (const letter of text) hash = (Math.imul(hash, 31) + letter.charCodeAt(0)) | 0
+  return Math.abs(hash) % lanes
+}
+
+/** Gives a Postgres of its own, gone afterwards, or the one at `given`. */
+export async function withPostgres(
+  given: string | undefined,
+  work: (url: string) => Promise<void>,
+): Promise<void> {
+  if (given !== undefined) return work(given)
+  const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
+  await chmod(folder, 0o755)
+  const places = await findPlaces(environment)
+  const server = await startPostgres({ places, dir: join(folder, 'postgres') })
+  try {
+    await work(server.url)
+  } finally {
+    await server.stop()
+    await rm(folder, { recursive: true, force: true })
+  }
+}
