@@ -1,34 +1,40 @@
 /** The backfiller: fetches whole repos, proves them, and puts their records on a stream. */
 import type { Redis } from 'ioredis'
-import pLimit from 'p-limit'
+import type { Counter } from 'prom-client'
 import { createIdentity } from '../shared/identity.ts'
 import { version } from '../shared/metrics.ts'
-import { connectRedis, redisFailure } from '../shared/redis.ts'
+import { connectRedis, redisFailure, throughOutages } from '../shared/redis.ts'
 import { sleep } from '../shared/retry.ts'
 import { scopeOf } from '../shared/scope.ts'
 import { consume } from '../shared/streams/consumer.ts'
 import { registerLengths } from '../shared/streams/lengths.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
-import { namedGroups, parseStreamGroups } from '../shared/streams/names.ts'
+import { firstStream, namedGroups, parseStreamGroups } from '../shared/streams/names.ts'
 import { createProducer } from '../shared/streams/producer.ts'
+import { createRequeue } from '../shared/streams/requeue.ts'
+import { endResyncs } from '../shared/streams/resyncs.ts'
 import { readState } from '../shared/streams/state.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
-import { createAttempts } from './attempts.ts'
+import { type Board, createBoard, type Tally } from './board.ts'
 import { createFetcher } from './fetch.ts'
 import { createHandler, decodeAsked } from './handle.ts'
 import { createHosts } from './hosts.ts'
 import { createMemory } from './memory.ts'
 import { type BackfillerMetrics, createMetrics } from './metrics.ts'
 import type { options } from './options.ts'
-import { backfill } from './repo.ts'
+import { createPace } from './pace.ts'
+import { backfill, passOn } from './repo.ts'
+import { createSlots } from './slots.ts'
 
 /** Requests in hand for each slot: those that wait for a host or a next try hold none. */
 const inHandPerSlot = 4
+/** Places for repos whose hosts are slow, for each slot: they cost a connection and little else. */
+const slowPerSlot = 4
 const identityTimeoutMs = 15_000
 /** Each repo is asked for once, so little is gained by remembering documents for long. */
 const identityTtlMs = 600_000
 const identityEntries = 20_000
-const lengthsEveryMs = 2_000
+const watchEveryMs = 2_000
 
 /** Runs until the signal aborts; then downloads are given up, and their requests stay pending. */
 export async function runBackfiller(worker: Worker<typeof options>): Promise<void> {
@@ -36,7 +42,6 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
   const metrics = createMetrics(registry)
   const streams = streamMetrics(registry, 'backfiller')
   const streamGroups = parseStreamGroups(config.streamGroups)
-  const part = health.part('stream')
   if (config.skipSignature) log.warn('signatures are not verified: anyone can forge a repo')
 
   await using redis = connectRedis({ redisUrl: config.redisUrl, log, name: 'sluice/backfiller' })
@@ -55,13 +60,18 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
     allowPrivateHosts: config.allowPrivateHosts,
   })
   const hosts = createHosts()
-  const slots = pLimit(config.concurrency)
-  const attempts = createAttempts(redis, signal)
+  const slots = createSlots({
+    fast: config.concurrency,
+    slow: config.concurrency * slowPerSlot,
+  })
+  const pace = createPace(() => slots.full)
+  const board = createBoard(hosts, () => tallyOf(metrics))
+  const requestStreams = [firstStream(config.requestStream), config.requestStream]
 
-  registerLengths({ redis, streams: [config.requestStream], registry, service: 'backfiller' })
+  registerLengths({ redis, streams: requestStreams, registry, service: 'backfiller' })
 
   await runTogether(signal, [
-    (signal) => watchLengths(redis, config, metrics, signal),
+    (signal) => watch(redis, config, { metrics, board, requestStreams }, signal),
     async (signal) => {
       const producer = await untilStopped(
         signal,
@@ -86,6 +96,8 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
         fetcher,
         producer,
         slots,
+        pace,
+        board,
         memory: createMemory(config.memoryBytes),
         scope: config.collections,
         inScope: scopeOf(config.collections),
@@ -93,31 +105,43 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
         skipSignature: config.skipSignature,
         metrics,
       }
-      const handle = createHandler({
-        backfill: (did, signal, trace) => backfill(did, repos, signal, trace),
-        attempts,
-        maxRetries: config.maxRetries,
-        retry: { initialMs: config.retryInitialMs, maxMs: config.retryMaxMs },
-        metrics,
-        log,
-      })
-      await consume({
-        redis,
-        stream: config.requestStream,
-        group: config.group,
-        name: config.consumer,
-        batchSize: 1,
-        concurrency: config.concurrency * inHandPerSlot,
-        decode: decodeAsked,
-        apply: (entries, signal) => Promise.all(entries.map((entry) => handle(entry, signal))),
-        streamGroups,
-        deadLetterStream: config.deadLetterStream,
-        deadLetterMaxLength: config.dlqMaxLength,
-        signal,
-        log,
-        metrics: streams,
-        health: part,
-      })
+      const serve = (stream: string, urgent: boolean) => {
+        const counting = namedGroups(streamGroups, stream, config.group)
+        const alone = counting.length === 1
+        const handle = createHandler({
+          backfill: (did, signal, trace) => backfill(did, { ...repos, urgent }, signal, trace),
+          end: async (did, reason, signal) => {
+            await passOn(did, reason, producer)
+            await throughOutages(() => endResyncs(redis, [did]), signal)
+          },
+          requeue: createRequeue({ redis, stream, group: config.group, alone }),
+          pace,
+          mostWaiting: config.concurrency * (inHandPerSlot / 2),
+          maxRetries: config.maxRetries,
+          retry: { initialMs: config.retryInitialMs, maxMs: config.retryMaxMs },
+          metrics,
+          log,
+        })
+        return consume({
+          redis,
+          stream,
+          group: config.group,
+          name: config.consumer,
+          batchSize: 1,
+          concurrency: config.concurrency * inHandPerSlot,
+          decode: decodeAsked,
+          apply: (entries, signal) => Promise.all(entries.map((entry) => handle(entry, signal))),
+          streamGroups,
+          deadLetterStream: config.deadLetterStream,
+          deadLetterMaxLength: config.dlqMaxLength,
+          signal,
+          log,
+          metrics: streams,
+          health: health.part(stream),
+        })
+      }
+      const [first = '', bulk = ''] = requestStreams
+      await runTogether(signal, [() => serve(first, true), () => serve(bulk, false)])
     },
   ])
 }
@@ -132,24 +156,44 @@ async function untilStopped<T>(signal: AbortSignal, opening: Promise<T>): Promis
   }
 }
 
-/** Keeps the lengths of both streams current, whether anything is read or not. */
-async function watchLengths(
+/** Keeps what is shown of the streams and of the work current, whether anything is read or not. */
+async function watch(
   redis: Redis,
-  config: Worker<typeof options>['config'],
-  metrics: BackfillerMetrics,
+  { firehoseStream, requestStream, group, consumer }: Worker<typeof options>['config'],
+  {
+    metrics,
+    board,
+    requestStreams,
+  }: { metrics: BackfillerMetrics; board: Board; requestStreams: readonly string[] },
   signal: AbortSignal,
 ): Promise<void> {
   while (!signal.aborted) {
     try {
-      metrics.outputLength.set(await redis.xlen(config.firehoseStream))
-      const { length, groups } = await readState(redis, config.requestStream)
-      const group = groups.find(({ name }) => name === config.group)
-      metrics.waiting.set(group?.lag ?? length)
+      metrics.outputLength.set(await redis.xlen(firehoseStream))
+      let waiting = 0
+      for (const stream of requestStreams) {
+        const { length, groups } = await readState(redis, stream)
+        waiting += groups.find(({ name }) => name === group)?.lag ?? length
+      }
+      metrics.waiting.set(waiting)
+      await board.show(redis, { stream: requestStream, consumer })
     } catch (error) {
       // Until Redis is back the last numbers stand; the consumer tells of the outage.
       if (redisFailure(error) === 'fault') throw error
     }
-    await sleep(lengthsEveryMs, signal)
+    await sleep(watchEveryMs, signal)
+  }
+}
+
+async function tallyOf(metrics: BackfillerMetrics): Promise<Tally> {
+  const sum = async (metric: Counter | Counter<string>) =>
+    (await metric.get()).values.reduce((total, { value }) => total + value, 0)
+  return {
+    done: await sum(metrics.processed),
+    records: await sum(metrics.extracted),
+    failed: await sum(metrics.failed),
+    ended: await sum(metrics.ended),
+    deadLettered: await sum(metrics.deadLettered),
   }
 }
 

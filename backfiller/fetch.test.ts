@@ -32,11 +32,13 @@ interface Settings {
   timeoutMs?: number
   maxBytes?: number
   allowPrivateHosts?: boolean
+  slowMs?: number
   heard?: (limits: Limits) => void
+  slow?: () => void
 }
 
 async function fetchFrom(url: string, settings: Settings = {}): Promise<Buffer> {
-  const { heard = () => {}, ...options } = settings
+  const { heard = () => {}, slow = () => {}, ...options } = settings
   using fetcher = createFetcher({
     timeoutMs: 1_000,
     maxBytes: 10_000,
@@ -44,7 +46,7 @@ async function fetchFrom(url: string, settings: Settings = {}): Promise<Buffer> 
     allowPrivateHosts: true,
     ...options,
   })
-  const response = await fetcher.fetchRepo(url, did, signal, heard)
+  const response = await fetcher.fetchRepo(url, did, { signal, heard, slow })
   const parts: Uint8Array[] = []
   for await (const part of response.body) parts.push(part)
   return Buffer.concat(parts)

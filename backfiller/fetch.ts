@@ -6,15 +6,26 @@ import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { errorText } from '../shared/errors.ts'
 import { assertPublicAddress, PrivateHostError, publicLookup } from '../shared/private-hosts.ts'
 import { Failure, statusFailure } from './failures.ts'
-import { type Limits, limitsOf } from './hosts.ts'
+import { type Limits, limitsOf, NotNowError } from './hosts.ts'
 
 export interface FetcherOptions {
   /** For the connection and the first byte; and for any pause after that. */
   timeoutMs: number
+  /** A host is slow that lets us wait so long for its answer, or for a part of it worth speaking of. */
+  slowMs?: number
   maxBytes: number
   userAgent: string
   /** Lets hosts have private addresses, and go without TLS. */
   allowPrivateHosts: boolean
+}
+
+/** What is told while one repo is fetched. */
+export interface Asking {
+  signal: AbortSignal
+  /** The limits of every answer, also of one that is a failure. */
+  heard: (limits: Limits) => void
+  /** The host takes long. What it throws ends the fetch, and is thrown by it. */
+  slow: () => void
 }
 
 /** An answer whose body is still to come. */
@@ -25,16 +36,8 @@ export interface CarResponse {
 }
 
 export interface Fetcher extends Disposable {
-  /**
-   * Asks a host for the repo of an account. Throws Failure; `heard` is told the limits of every
-   * answer, also of one that is a failure.
-   */
-  fetchRepo: (
-    pds: string,
-    did: string,
-    signal: AbortSignal,
-    heard: (limits: Limits) => void,
-  ) => Promise<CarResponse>
+  /** Asks a host for the repo of an account. Throws Failure, what `slow` throws, the signal's reason. */
+  fetchRepo: (pds: string, did: string, asking: Asking) => Promise<CarResponse>
 }
 
 const maxRedirects = 3
@@ -42,18 +45,21 @@ const maxRedirects = 3
 const maxErrorBytes = 64 * 1024
 /** Progress of less than this within the timeout counts as none: a byte a minute would hold us for ever. */
 const leastProgressBytes = 16 * 1024
+/** Less than this within `slowMs` is slow. */
+const leastQuickBytes = 128 * 1024
+const connectMs = 10_000
 /** These answers come from a proxy or a captive portal, whatever their status. */
 const notCars = /^(text\/|application\/(json|xml|xhtml))/
 
 export function createFetcher(options: FetcherOptions): Fetcher {
-  const { timeoutMs, maxBytes, userAgent, allowPrivateHosts } = options
+  const { timeoutMs, slowMs = 5_000, maxBytes, userAgent, allowPrivateHosts } = options
   const agents = {
     'http:': new HttpAgent({ keepAlive: true, maxFreeSockets: 64, timeout: timeoutMs }),
     'https:': new HttpsAgent({ keepAlive: true, maxFreeSockets: 64, timeout: timeoutMs }),
   }
 
   /** One request; resolves with the head of the answer. */
-  const get = (url: URL, signal: AbortSignal): Promise<IncomingMessage> =>
+  const get = (url: URL, { signal, slow }: Asking, isAgain = false): Promise<IncomingMessage> =>
     new Promise((resolve, reject) => {
       const request = (url.protocol === 'https:' ? requestHttps : requestHttp)(url, {
         agent: agents[url.protocol === 'https:' ? 'https:' : 'http:'],
@@ -65,28 +71,45 @@ export function createFetcher(options: FetcherOptions): Fetcher {
         signal,
         ...(allowPrivateHosts ? {} : { lookup: publicLookup }),
       })
-      const timer = setTimeout(() => {
-        request.destroy(new Failure('timeout', `no answer within ${timeoutMs / 1_000} s`))
-      }, timeoutMs)
+      const within = (ms: number, what: string) =>
+        setTimeout(() => request.destroy(new Failure('timeout', `${what} within ${ms} ms`)), ms)
+      const dragging = setTimeout(() => {
+        const ending = endingOf(slow)
+        if (ending !== null) request.destroy(ending)
+      }, slowMs)
+      const timers = [within(timeoutMs, 'no answer'), dragging]
+      const settle = () => timers.forEach(clearTimeout)
+      request.on('socket', (socket) => {
+        if (!socket.connecting) return
+        const connecting = within(Math.min(connectMs, timeoutMs), 'no connection')
+        timers.push(connecting)
+        socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', () =>
+          clearTimeout(connecting),
+        )
+      })
       request.on('response', (response) => {
-        clearTimeout(timer)
+        settle()
         resolve(response)
       })
       request.on('error', (error) => {
-        clearTimeout(timer)
-        reject(signal.aborted ? signal.reason : connectionFailure(error))
+        settle()
+        if (signal.aborted) reject(signal.reason)
+        // The host may have closed an idle connection in the moment when we used it again.
+        else if (request.reusedSocket && !isAgain && 'code' in error && error.code === 'ECONNRESET')
+          resolve(get(url, { signal, slow, heard: () => {} }, true))
+        else reject(connectionFailure(error))
       })
       request.end()
     })
 
   return {
-    async fetchRepo(pds, did, signal, heard) {
+    async fetchRepo(pds, did, asking) {
       let url = new URL(`/xrpc/com.atproto.sync.getRepo?did=${encodeURIComponent(did)}`, pds)
       for (let redirects = 0; redirects <= maxRedirects; redirects += 1) {
         if (!allowPrivateHosts) checkPublic(url)
-        const response = await get(url, signal)
+        const response = await get(url, asking)
         const limits = limitsOf(response.headers)
-        heard(limits)
+        asking.heard(limits)
         const status = response.statusCode ?? 0
         const { location } = response.headers
         if (status >= 300 && status < 400 && location !== undefined) {
@@ -102,7 +125,7 @@ export function createFetcher(options: FetcherOptions): Fetcher {
           )
         }
         checkHead(response, maxBytes)
-        return { limits, body: bodyOf(response, { timeoutMs, maxBytes, signal }) }
+        return { limits, body: bodyOf(response, { timeoutMs, slowMs, maxBytes, ...asking }) }
       }
       throw new Failure('redirects', `more than ${maxRedirects}`)
     },
@@ -141,38 +164,39 @@ function checkHead(response: IncomingMessage, maxBytes: number): void {
   throw new Failure('not-a-car', type)
 }
 
-interface BodyOptions {
+interface BodyOptions extends Pick<Asking, 'signal' | 'slow'> {
   timeoutMs: number
+  slowMs: number
   maxBytes: number
-  signal: AbortSignal
 }
 
 /** The bytes of the answer, decompressed, as long as they keep coming. */
 async function* bodyOf(response: IncomingMessage, options: BodyOptions) {
-  const { timeoutMs, maxBytes, signal } = options
+  const { timeoutMs, slowMs, maxBytes, signal, slow } = options
   const decoded = decompressed(response)
   const chunks = decoded[Symbol.asyncIterator]()
   // Only the time that we wait for the host counts, not the time that we take ourselves.
-  let waitedMs = 0
-  let progress = 0
+  const life = createWait(timeoutMs, leastProgressBytes)
+  const pace = createWait(slowMs, leastQuickBytes)
   let total = 0
   try {
     for (;;) {
       const started = performance.now()
-      const timer = setTimeout(() => {
-        decoded.destroy(new Failure('timeout', `too slow after ${total} bytes`))
-      }, timeoutMs - waitedMs)
-      const { done, value } = await chunks.next().finally(() => clearTimeout(timer))
+      const timers = [
+        setTimeout(() => {
+          decoded.destroy(new Failure('timeout', `too slow after ${total} bytes`))
+        }, life.leftMs()),
+        setTimeout(() => {
+          const ending = endingOf(slow)
+          if (ending !== null) decoded.destroy(ending)
+        }, pace.leftMs()),
+      ]
+      const { done, value } = await chunks.next().finally(() => timers.forEach(clearTimeout))
       if (done) return
       const chunk: Uint8Array = value
-      waitedMs = Math.min(waitedMs + performance.now() - started, timeoutMs)
-      progress += chunk.length
       total += chunk.length
+      for (const wait of [life, pace]) wait.over(performance.now() - started, chunk.length)
       if (total > maxBytes) throw new Failure('oversize', `more than ${maxBytes} bytes`)
-      if (progress >= leastProgressBytes) {
-        waitedMs = 0
-        progress = 0
-      }
       yield chunk
     }
   } catch (error) {
@@ -180,6 +204,32 @@ async function* bodyOf(response: IncomingMessage, options: BodyOptions) {
   } finally {
     decoded.destroy()
     response.destroy()
+  }
+}
+
+/** Adds up the waits until they have brought so many bytes. */
+function createWait(mostMs: number, enoughBytes: number) {
+  let waitedMs = 0
+  let bytes = 0
+  return {
+    leftMs: () => Math.max(0, mostMs - waitedMs),
+    over(ms: number, more: number) {
+      waitedMs += ms
+      bytes += more
+      if (bytes < enoughBytes) return
+      waitedMs = 0
+      bytes = 0
+    },
+  }
+}
+
+/** What a call throws, or null. */
+function endingOf(call: () => void): Error | null {
+  try {
+    call()
+    return null
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error))
   }
 }
 
@@ -193,14 +243,14 @@ function decompressed(response: IncomingMessage): Readable {
   throw new Failure('host-refused', `an encoding that we did not offer: ${encoding.slice(0, 40)}`)
 }
 
-function bodyFailure(error: unknown, total: number): Failure {
-  if (error instanceof Failure) return error
+function bodyFailure(error: unknown, total: number): Error {
+  if (error instanceof Failure || error instanceof NotNowError) return error
   // A connection that ends within the body, or a compressed stream that does.
   return new Failure('truncated', `after ${total} bytes: ${errorText(error)}`, { cause: error })
 }
 
-function connectionFailure(error: unknown): Failure {
-  if (error instanceof Failure) return error
+function connectionFailure(error: unknown): Error {
+  if (error instanceof Failure || error instanceof NotNowError) return error
   if (error instanceof PrivateHostError) {
     return new Failure('private-host', error.message, { cause: error })
   }

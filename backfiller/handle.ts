@@ -1,20 +1,27 @@
-/** One request to its end: tried, tried again, ended, or set aside. */
+/** One request to its outcome: done, ended, set aside, or put back for later. */
 import { crashPoint } from '../shared/crash-point.ts'
 import { InvalidEventError } from '../shared/errors.ts'
 import { type BackfillRequest, decodeRequest } from '../shared/events.ts'
 import type { Logger } from '../shared/log.ts'
+import { throughOutages } from '../shared/redis.ts'
 import { backoff, sleep } from '../shared/retry.ts'
 import type { Entry, Outcome } from '../shared/streams/consumer.ts'
-import type { AttemptStore, Attempts } from './attempts.ts'
-import { type Failure, failureOf, type Stage } from './failures.ts'
-import { HostPausedError, longPauseMs } from './hosts.ts'
+import { type Requeue, requeued } from '../shared/streams/requeue.ts'
+import { type Failure, failureOf, type Reason, type Stage } from './failures.ts'
+import { NotNowError } from './hosts.ts'
 import type { BackfillerMetrics } from './metrics.ts'
+import type { Pace } from './pace.ts'
 import type { Snapshot, Trace } from './repo.ts'
 
 export interface HandlerOptions {
-  /** Does the work. Throws Failure, and whatever is no failure of the repo. */
+  /** Does the work. Throws Failure, NotNowError, and whatever is no failure of the repo. */
   backfill: (did: string, signal: AbortSignal, trace: Trace) => Promise<Snapshot>
-  attempts: AttemptStore
+  /** Passes on that there is no repo to be had; repeating it is harmless. */
+  end: (did: string, reason: Reason, signal: AbortSignal) => Promise<void>
+  requeue: Requeue
+  pace: Pace
+  /** Requests that may wait in hand until they are due. */
+  mostWaiting: number
   /** Tries after the first. */
   maxRetries: number
   retry: { initialMs: number; maxMs: number }
@@ -22,43 +29,42 @@ export interface HandlerOptions {
   log: Logger
 }
 
-/** A request, or why an entry can't be read as one. */
-export type Asked = BackfillRequest | { invalid: string }
+/** A request with the fields of its entry, or why it can't be read as one. */
+export type Asked = { request: BackfillRequest; fields: readonly string[] } | { invalid: string }
 
 type Handler = (entry: Pick<Entry<Asked>, 'id' | 'event'>, signal: AbortSignal) => Promise<Outcome>
 
 /** Reads an entry; what is no request gets its dead letter from the handler, with all its fields. */
 export function decodeAsked(fields: readonly string[]): Asked {
   try {
-    return decodeRequest(fields)
+    return { request: decodeRequest(fields), fields }
   } catch (error) {
     if (!(error instanceof InvalidEventError)) throw error
     return { invalid: error.message }
   }
 }
 
-/** Who has to wait longer than this is given back to the stream, and delivered again every minute. */
-const longestHeldMs = longPauseMs
-/** What is given back at once stays bounded: beyond it requests wait in hand, and the intake with them. */
-const mostGivenBack = 1_000
+/** Who has to wait longer than this goes back to the end of the queue. */
+const longestHeldMs = 20_000
 
 /**
  * Brings requests to their outcome: `applied`, `refused:` with what the host or directory says of
- * the account, a dead letter, or `pending` when the signal aborts first or the time for it has not
- * come by far. Requests for one account are served one after the other.
+ * the account, a dead letter, or `requeued`: what failed and may pass, what has to wait, and what is
+ * in hand when the signal aborts stands at the end of the stream then, with what is to be remembered
+ * of it. Requests for one account are served one after the other.
  */
 export function createHandler(options: HandlerOptions): Handler {
   const underWay = new Map<string, Promise<unknown>>()
-  const parked = new Map<string, number>()
+  const waiting = { count: 0 }
   return async ({ id, event }, signal) => {
     if ('invalid' in event) {
       return deadLetter({ reason: 'invalid', message: event.invalid }, { attempt: 1 }, options)
     }
-    const { did } = event
+    const { did } = event.request
     const before = underWay.get(did) ?? Promise.resolve()
     const mine = before
       .catch(() => {})
-      .then(() => handle(id, event, { ...options, parked }, signal))
+      .then(() => handle({ id, ...event, waiting }, options, signal))
     underWay.set(did, mine)
     try {
       return await mine
@@ -68,77 +74,76 @@ export function createHandler(options: HandlerOptions): Handler {
   }
 }
 
-interface Handling extends HandlerOptions {
-  /** What was given back for a while: by id, until when. */
-  parked: Map<string, number>
+interface Handling {
+  id: string
+  request: BackfillRequest
+  fields: readonly string[]
+  /** How many of all requests wait in hand. */
+  waiting: { count: number }
+}
+
+/** What is remembered of a request that is put back. */
+interface Later {
+  not_before?: string
+  pds?: string
+  attempts?: number
+  first_failed_at?: string
 }
 
 async function handle(
-  id: string,
-  { did, notBefore }: BackfillRequest,
-  options: Handling,
+  handling: Handling,
+  options: HandlerOptions,
   signal: AbortSignal,
 ): Promise<Outcome> {
-  const { attempts, log, parked } = options
-  parked.delete(id)
+  const { id, request, fields } = handling
+  const { requeue, pace, log } = options
   crashPoint('backfiller.asked')
   try {
-    let past = await attempts.of(did, id)
-    let due = Math.max(timeOf(notBefore), timeOf(past?.retry_at))
-    for (;;) {
-      if (mayPark(id, due, parked)) return 'pending'
-      await waitUntil(due, options.metrics, signal)
-      const result = await tryOnce({ did, entry: id, past }, options, signal)
-      if ('outcome' in result) {
-        await attempts.forget(did)
-        crashPoint('backfiller.attempts-forgotten')
-        return result.outcome
-      }
-      if ('next' in result) {
-        past = result.next
-        crashPoint('backfiller.before-attempt')
-        await attempts.keep(did, past)
-        crashPoint('backfiller.attempt-noted')
-      }
-      due = 'next' in result ? timeOf(result.next.retry_at) : result.pausedUntil
-    }
+    const isDue = await waitUntil(timeOf(request.notBefore), handling, options, signal)
+    const result = isDue ? await tryOnce(handling, options, signal) : { later: {} }
+    if ('outcome' in result) return result.outcome
+    await pace.turn(id, signal)
+    signal.throwIfAborted()
+    crashPoint('backfiller.before-attempt')
+    const changed = withLater(fields, result.later)
+    const newId = await throughOutages(() => requeue(id, changed), signal)
+    if (newId !== null) pace.wasPutBack(newId)
+    crashPoint('backfiller.attempt-noted')
+    return requeued
   } catch (error) {
     if (!signal.aborted) throw error
-    log.info({ did, entry: id }, 'given back unfinished')
-    return 'pending'
+    log.info({ did: request.did, entry: id }, 'given back unfinished')
+    // For whoever is there. If Redis is not, it stays pending, and is taken over in a minute.
+    return requeue(id, fields).then(
+      () => requeued,
+      () => 'pending',
+    )
   }
 }
 
-function mayPark(id: string, due: number, parked: Map<string, number>): boolean {
-  const now = Date.now()
-  if (due - now <= longestHeldMs) return false
-  if (parked.size >= mostGivenBack) {
-    // Another backfiller may have taken what we gave back: it does not count for ever.
-    for (const [other, until] of parked) if (until < now) parked.delete(other)
-  }
-  if (parked.size >= mostGivenBack) return false
-  parked.set(id, due)
-  return true
-}
-
-interface Try {
-  did: string
-  entry: string
-  past: Attempts | null
+/** The fields of the entry, the request in them changed; what we do not know of it stays. */
+function withLater(fields: readonly string[], later: Later): string[] {
+  const at = fields.indexOf('repo')
+  const request = { ...JSON.parse(fields[at + 1] ?? ''), ...later }
+  return [...fields.slice(0, at + 1), JSON.stringify(request), ...fields.slice(at + 2)]
 }
 
 async function tryOnce(
-  { did, entry, past }: Try,
+  { id: entry, request }: Handling,
   options: HandlerOptions,
   signal: AbortSignal,
-): Promise<{ outcome: Outcome } | { next: Attempts } | { pausedUntil: number }> {
-  const { backfill, log, metrics } = options
+): Promise<{ outcome: Outcome } | { later: Later }> {
+  const { backfill, end, log, metrics } = options
+  const { did, firstFailedAt, attempts: past = 0 } = request
   const started = performance.now()
-  const trace: Trace = { host: '' }
-  const attempt = (past?.attempts ?? 0) + 1
+  const attempt = past + 1
+  const trace: Trace = { host: '', attempt, ...pdsOf(request) }
+  const countRetry = () => {
+    if (past > 0) metrics.retries.inc()
+  }
   try {
     const { host, rev, records, refused } = await backfill(did, signal, trace)
-    if (past !== null) metrics.retries.inc()
+    countRetry()
     metrics.processed.inc()
     const durationMs = Math.round(performance.now() - started)
     const rest = Object.keys(refused).length === 0 ? {} : { refused }
@@ -146,53 +151,58 @@ async function tryOnce(
     return { outcome: 'applied' }
   } catch (error) {
     if (signal.aborted) throw error
-    if (error instanceof HostPausedError) return { pausedUntil: error.until }
+    if (error instanceof NotNowError) {
+      metrics.requeued.inc()
+      const { until } = error
+      const not_before = until === 0 ? {} : { not_before: new Date(until).toISOString() }
+      return { later: { ...not_before, ...pdsOf(trace) } }
+    }
     const failure = failureOf(error)
     if (failure === null) throw error
-    if (past !== null) metrics.retries.inc()
-    const { reason, message } = failure
+    countRetry()
+    const { reason, message, kind } = failure
     const fields = { entry, did, host: trace.host, attempt, reason, error: message }
-    if (failure.kind === 'ended') {
+    if (kind === 'ended') {
+      await end(did, reason, signal)
       metrics.ended.inc({ state: reason })
       log.info(fields, 'repo ended')
       return { outcome: `refused:${reason}` }
     }
     count(failure, metrics)
-    if (failure.kind === 'poison' || attempt > options.maxRetries) {
-      return { outcome: deadLetter(failure, { attempt, trace, past }, options) }
+    if (kind === 'poison' || attempt > options.maxRetries) {
+      await end(did, reason, signal)
+      return { outcome: deadLetter(failure, { attempt, trace, firstFailedAt }, options) }
     }
     const waitMs = Math.max(backoff(attempt, options.retry), failure.retryAfterMs)
     log.info({ ...fields, waitMs: Math.round(waitMs) }, 'repo failed, again later')
-    return { next: nextTry({ entry, attempts: attempt, reason, waitMs, past }) }
+    const now = Date.now()
+    const later = {
+      ...pdsOf(trace),
+      attempts: attempt,
+      first_failed_at: firstFailedAt ?? new Date(now).toISOString(),
+      not_before: new Date(now + waitMs).toISOString(),
+    }
+    return { later }
   }
 }
 
-function nextTry(
-  now: Pick<Attempts, 'entry' | 'attempts' | 'reason'> & {
-    waitMs: number
-    past: Attempts | null
-  },
-): Attempts {
-  const { entry, attempts, reason, waitMs, past } = now
-  const time = Date.now()
-  const first_failed_at = past?.first_failed_at ?? new Date(time).toISOString()
-  return {
-    entry,
-    attempts,
-    first_failed_at,
-    retry_at: new Date(time + waitMs).toISOString(),
-    reason,
-  }
+/** Kept, so that a request for a host that has to wait is not resolved again and again. */
+function pdsOf({ pds }: { pds?: string }): { pds?: string } {
+  return pds === undefined ? {} : { pds }
 }
 
 function deadLetter(
   { reason, message: error }: { reason: string; message: string },
-  { attempt, trace, past }: { attempt: number; trace?: Trace; past?: Attempts | null },
+  {
+    attempt,
+    trace,
+    firstFailedAt,
+  }: { attempt: number; trace?: Trace; firstFailedAt?: string | undefined },
   { metrics }: HandlerOptions,
 ): Outcome {
   metrics.deadLettered.inc()
   const failed_at = new Date().toISOString()
-  const first_failed_at = past?.first_failed_at ?? failed_at
+  const first_failed_at = firstFailedAt ?? failed_at
   const host = trace?.host ?? ''
   return {
     deadLetter: {
@@ -218,17 +228,29 @@ function count({ reason, kind, stage }: Failure, metrics: BackfillerMetrics): vo
   metrics[stageMetrics[stage]].inc()
 }
 
-/** Holds no slot meanwhile. Throws the signal's reason when that aborts first. */
-async function waitUntil(time: number, metrics: BackfillerMetrics, signal: AbortSignal) {
-  if (time <= Date.now()) return
-  metrics.sleeping.inc()
+/**
+ * Waits in hand, without a place, for a time that is near; tells whether it has come. Throws the
+ * signal's reason when that aborts first.
+ */
+async function waitUntil(
+  time: number,
+  { waiting }: Handling,
+  { metrics, mostWaiting }: HandlerOptions,
+  signal: AbortSignal,
+): Promise<boolean> {
+  if (time <= Date.now()) return true
+  if (time - Date.now() > longestHeldMs || waiting.count >= mostWaiting) return false
+  waiting.count += 1
+  metrics.sleeping.set(waiting.count)
   try {
     while (time > Date.now()) {
-      await sleep(Math.min(time - Date.now(), longestHeldMs), signal)
+      await sleep(time - Date.now(), signal)
       signal.throwIfAborted()
     }
+    return true
   } finally {
-    metrics.sleeping.dec()
+    waiting.count -= 1
+    metrics.sleeping.set(waiting.count)
   }
 }
 

@@ -1,6 +1,6 @@
 /** Turns at hosts: how many, how close together, and when a host is left alone. */
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { createHosts, HostPausedError, limitsOf } from './hosts.ts'
+import { createHosts, limitsOf } from './hosts.ts'
 
 const { signal } = new AbortController()
 
@@ -22,7 +22,7 @@ async function turnsAt(hosts: ReturnType<typeof createHosts>, host: string, coun
 }
 
 test('requests to one host keep their distance, those to another do not wait for them', async () => {
-  const hosts = createHosts({ spacingMs: 100 })
+  const hosts = createHosts({ spacingMs: 100, burst: 1 })
   const slow = turnsAt(hosts, 'slow', 4)
   const other = turnsAt(hosts, 'other', 1)
   expect(await slow).toEqual([0, 100, 200, 300])
@@ -45,17 +45,17 @@ test('no more requests run at a host than its bound', async () => {
 })
 
 test('what is left of a window is shared out over it, and an empty one is waited for', async () => {
-  const hosts = createHosts({ spacingMs: 10, patientMs: 1e9 })
+  const hosts = createHosts({ spacingMs: 10, burst: 1, patientMs: 1e9 })
   using turn = await hosts.turn('host', signal)
   turn.heard({ remaining: 10, resetAt: Date.now() + 10_000 })
   const times = await turnsAt(hosts, 'host', 3)
-  expect(times).toEqual([10, 1_010, 2_010])
+  expect(times).toEqual([1_000, 2_000, 3_000])
   turn.heard({ remaining: 0, resetAt: Date.now() + 5_000 })
   expect((await turnsAt(hosts, 'host', 1))[0]).toBe(5_000)
 })
 
 test('a host that asks to be left alone is left alone, for an hour at most', async () => {
-  const hosts = createHosts({ spacingMs: 10, patientMs: 1e9 })
+  const hosts = createHosts({ spacingMs: 10, burst: 1, patientMs: 1e9 })
   using turn = await hosts.turn('host', signal)
   turn.heard({ retryAfterMs: 7_000 })
   expect(await turnsAt(hosts, 'host', 1)).toEqual([7_000])
@@ -84,9 +84,57 @@ test('a long pause sends away those who wait, and those who come', async () => {
   const waiting = hosts.turn('host', signal)
   turn.heard({ retryAfterMs: 300_000 })
   const until = Date.now() + 300_000
-  await expect(waiting).rejects.toEqual(new HostPausedError('host', until))
+  await expect(waiting).rejects.toMatchObject({ name: 'NotNowError', until })
   await expect(hosts.turn('host', signal)).rejects.toMatchObject({ until })
   await expect(hosts.turn('other', signal)).resolves.toBeDefined()
+})
+
+test('after a time without requests a few may follow each other at once', async () => {
+  const hosts = createHosts({ spacingMs: 100, burst: 3 })
+  expect(await turnsAt(hosts, 'host', 5)).toEqual([0, 0, 0, 100, 200])
+})
+
+test('a host for which enough requests wait takes no more of them', async () => {
+  const hosts = createHosts({ concurrency: 1, mostWaiting: 2 })
+  await hosts.turn('busy', signal)
+  void hosts.turn('busy', signal)
+  void hosts.turn('busy', signal)
+  await expect(hosts.turn('busy', signal)).rejects.toMatchObject({ name: 'NotNowError', until: 0 })
+  await expect(hosts.turn('idle', signal)).resolves.toBeDefined()
+})
+
+test('a slow host is asked one at a time, until it is quick again', async () => {
+  const hosts = createHosts({ spacingMs: 0 })
+  const first = await hosts.turn('host', signal)
+  first.dragged()
+  first.worked()
+  const second = hosts.turn('host', signal)
+  let given = false
+  void second.then(() => {
+    given = true
+  })
+  await vi.advanceTimersByTimeAsync(1_000)
+  expect(given).toBe(false)
+  first[Symbol.dispose]()
+  using turn = await second
+  expect(turn.slow).toBe(true)
+  turn.worked()
+  await expect(hosts.turn('host', signal)).resolves.toMatchObject({ slow: false })
+})
+
+test('who is urgent has the next turn', async () => {
+  const hosts = createHosts({ concurrency: 1, spacingMs: 0 })
+  const first = await hosts.turn('host', signal)
+  const order: string[] = []
+  const ask = (name: string, urgent: boolean) =>
+    hosts.turn('host', signal, urgent).then((turn) => {
+      order.push(name)
+      turn[Symbol.dispose]()
+    })
+  const all = [ask('bulk', false), ask('resync', true), ask('by hand', true)]
+  first[Symbol.dispose]()
+  await Promise.all(all)
+  expect(order).toEqual(['resync', 'by hand', 'bulk'])
 })
 
 test('who stops waiting gives the place to the next', async () => {

@@ -1,4 +1,5 @@
 /** Turns at other people's hosts: how many at once, how close together, and when to leave one alone. */
+import { line } from './line.ts'
 
 /** What a host says of its limits, from the headers of an answer. */
 export interface Limits {
@@ -11,40 +12,68 @@ export interface Limits {
 
 /** The right to send one request to a host; disposing of it ends it. */
 export interface Turn extends Disposable {
+  /** Whether the host was slow the last time. */
+  readonly slow: boolean
   /** The host has said this of its limits. */
   heard: (limits: Limits) => void
   /** The host has done what it should, which may be to say no. */
   worked: () => void
   /** The host itself has failed: no answer, a broken one, or one that says that it can not. */
   failed: () => void
+  /** The host takes long: until it is quick again, one request at a time is enough. */
+  dragged: () => void
 }
 
-/** A host is left alone for so long that nobody should wait for it in line. */
-export class HostPausedError extends Error {
-  override readonly name = 'HostPausedError'
-  /** When it may be asked again, in milliseconds since 1970. */
+/** The request is to come back later, and holds nothing meanwhile. That is nobody's failure. */
+export class NotNowError extends Error {
+  override readonly name = 'NotNowError'
+  /** Not before this time, in milliseconds since 1970; 0 for whenever its turn comes again. */
   readonly until: number
-  constructor(host: string, until: number) {
-    super(`${host} is left alone until ${new Date(until).toISOString()}`)
+  constructor(message: string, until = 0) {
+    super(message)
     this.until = until
   }
 }
 
 export interface Hosts {
   /**
-   * Waits for a turn at a host. Throws HostPausedError when the host is left alone for long, also
-   * when that begins while we wait; and the signal's reason when that aborts first.
+   * Waits for a turn at a host; who is urgent comes first. Throws NotNowError when the host is left
+   * alone for long, also when that begins while we wait, and when too many wait for it already; and
+   * the signal's reason when that aborts first.
    */
-  turn: (host: string, signal: AbortSignal) => Promise<Turn>
+  turn: (host: string, signal: AbortSignal, urgent?: boolean) => Promise<Turn>
+  /** Throws the NotNowError that `turn` would throw now. */
+  check: (host: string) => void
+  /** Throws NotNowError when the host is left alone for long. */
+  checkPause: (host: string) => void
+  /** What is known of each host that has been asked lately. */
+  all: () => Iterable<HostView>
   /** Hosts that are remembered. */
   readonly size: number
+}
+
+/** What is known of a host. */
+export interface HostView {
+  readonly name: string
+  readonly running: number
+  readonly waiting: number
+  readonly slow: boolean
+  /** Milliseconds since 1970. */
+  readonly notBefore: number
+  /** Requests sent to it, and those that it failed at. */
+  readonly asked: number
+  readonly failed: number
 }
 
 export interface HostsOptions {
   /** Requests at one host at once. */
   concurrency?: number
-  /** Milliseconds between two requests to a host that has told nothing. */
+  /** Milliseconds between two requests, on the average, to a host that has told nothing. */
   spacingMs?: number
+  /** So many requests may follow each other at once after a time without any. */
+  burst?: number
+  /** So many may wait for a turn; the hands are for other hosts too. */
+  mostWaiting?: number
   /** Failures in a row after which a host is left alone, longer each time. */
   patience?: number
   coolingMs?: number
@@ -54,6 +83,7 @@ export interface HostsOptions {
 }
 
 interface Waiter {
+  urgent: boolean
   go: () => void
   leave: (reason: unknown) => void
 }
@@ -73,15 +103,21 @@ interface Host {
   /** Before this time no request is sent. */
   notBefore: number
   spacingMs: number
+  /** Requests that may be sent at once, as of a time; one more every `spacingMs`. */
+  tokens: number
+  tokensAt: number
   failures: number
+  slow: boolean
+  asked: number
+  failed: number
 }
 
 /**
  * One limiter for all hosts; a host that is slow, away or angry delays only its own requests.
- * Defaults: 4 at once and 20 a second, which is what the large hosts allow to one client.
+ * Defaults: 8 at once and 20 a second, which is what the large hosts allow to one client.
  */
 export function createHosts(options: HostsOptions = {}): Hosts {
-  const { concurrency = 4, spacingMs = 50, patience = 3 } = options
+  const { concurrency = 8, spacingMs = 50, burst = 2, patience = 3, mostWaiting = 8 } = options
   const { coolingMs = 1_000, maxCoolingMs = 60_000, patientMs = longPauseMs } = options
   const hosts = new Map<string, Host>()
 
@@ -96,7 +132,12 @@ export function createHosts(options: HostsOptions = {}): Hosts {
       timer: null,
       notBefore: 0,
       spacingMs,
+      tokens: burst,
+      tokensAt: Date.now(),
       failures: 0,
+      slow: false,
+      asked: 0,
+      failed: 0,
     }
     hosts.set(name, host)
     return host
@@ -105,16 +146,34 @@ export function createHosts(options: HostsOptions = {}): Hosts {
   const pause = (host: Host, ms: number) => {
     host.notBefore = Math.max(host.notBefore, Date.now() + Math.min(ms, maxPauseMs))
     if (!isPausedLong(host)) return
-    const reason = new HostPausedError(host.name, host.notBefore)
+    const reason = pausedError(host)
     for (const waiter of [...host.waiting]) waiter.leave(reason)
   }
 
   const isPausedLong = (host: Host) => host.notBefore - Date.now() > patientMs
 
+  const refill = (host: Host) => {
+    const now = Date.now()
+    const since = host.spacingMs === 0 ? burst : (now - host.tokensAt) / host.spacingMs
+    host.tokens = Math.min(burst, host.tokens + since)
+    host.tokensAt = now
+  }
+
+  const mostRunning = (host: Host) => (host.slow ? 1 : concurrency)
+
+  const refusalOf = (host: Host): NotNowError | null => {
+    if (isPausedLong(host)) return pausedError(host)
+    const isCrowded = host.waiting.length >= mostWaiting
+    return isCrowded ? new NotNowError(`enough requests wait for ${host.name}`) : null
+  }
+
   /** Lets the next one go, or arranges to look again when it may. */
   const advance = (host: Host): void => {
-    if (host.timer !== null || host.waiting.length === 0 || host.running >= concurrency) return
-    const waitMs = host.notBefore - Date.now()
+    if (host.timer !== null || host.waiting.length === 0) return
+    if (host.running >= mostRunning(host)) return
+    refill(host)
+    const untilToken = Math.ceil((1 - host.tokens) * host.spacingMs - 1e-6)
+    const waitMs = Math.max(host.notBefore - Date.now(), untilToken)
     if (waitMs > 0) {
       host.timer = setTimeout(() => {
         host.timer = null
@@ -123,7 +182,8 @@ export function createHosts(options: HostsOptions = {}): Hosts {
       return
     }
     host.running += 1
-    pause(host, host.spacingMs)
+    host.asked += 1
+    host.tokens -= 1
     host.waiting.shift()?.go()
     advance(host)
   }
@@ -133,19 +193,29 @@ export function createHosts(options: HostsOptions = {}): Hosts {
     if (remaining === undefined || resetAt === undefined) return
     const leftMs = Math.min(Math.max(0, resetAt - Date.now()), maxPauseMs)
     // What is left of the window is shared out evenly, so that it is used up but never overdrawn.
-    if (remaining > 0) host.spacingMs = Math.max(spacingMs, leftMs / remaining)
-    else pause(host, leftMs)
+    if (remaining === 0) return pause(host, leftMs)
+    refill(host)
+    host.spacingMs = Math.max(spacingMs, leftMs / remaining)
+    host.tokens = Math.min(host.tokens, remaining)
   }
 
   const begin = (host: Host): Turn => {
     let ended = false
+    let isSlow = false
     return {
+      slow: host.slow,
       heard: (limits) => learn(host, limits),
       worked: () => {
         host.failures = 0
+        if (!isSlow) host.slow = false
+      },
+      dragged: () => {
+        isSlow = true
+        host.slow = true
       },
       failed: () => {
         host.failures += 1
+        host.failed += 1
         const beyond = host.failures - patience
         if (beyond >= 0) pause(host, Math.min(maxCoolingMs, coolingMs * 2 ** Math.min(beyond, 20)))
       },
@@ -159,12 +229,14 @@ export function createHosts(options: HostsOptions = {}): Hosts {
   }
 
   return {
-    turn: (name, signal) =>
+    turn: (name, signal, urgent = false) =>
       new Promise((resolve, reject) => {
         if (signal.aborted) return reject(signal.reason)
         const host = hostOf(name)
-        if (isPausedLong(host)) return reject(new HostPausedError(name, host.notBefore))
+        const refusal = refusalOf(host)
+        if (refusal !== null) return reject(refusal)
         const waiter: Waiter = {
+          urgent,
           go() {
             signal.removeEventListener('abort', abort)
             resolve(begin(host))
@@ -181,13 +253,32 @@ export function createHosts(options: HostsOptions = {}): Hosts {
         }
         const abort = () => waiter.leave(signal.reason)
         signal.addEventListener('abort', abort, { once: true })
-        host.waiting.push(waiter)
+        line(host.waiting, waiter)
         advance(host)
       }),
+    check(name) {
+      const host = hosts.get(name)
+      const refusal = host === undefined ? null : refusalOf(host)
+      if (refusal !== null) throw refusal
+    },
+    checkPause(name) {
+      const host = hosts.get(name)
+      if (host !== undefined && isPausedLong(host)) throw pausedError(host)
+    },
+    *all() {
+      for (const host of hosts.values()) yield { ...host, waiting: host.waiting.length }
+    },
     get size() {
       return hosts.size
     },
   }
+}
+
+function pausedError({ name, notBefore }: Host): NotNowError {
+  return new NotNowError(
+    `${name} is left alone until ${new Date(notBefore).toISOString()}`,
+    notBefore,
+  )
 }
 
 function forgetIdle(hosts: Map<string, Host>): void {

@@ -28,6 +28,10 @@ export function createMetrics(registry: Registry) {
     ),
     waiting: gauge('repos_waiting', 'Requests on the stream that no backfiller has taken yet.'),
     running: gauge('repos_running', 'Repos that are fetched, proved or handed over right now.'),
+    requeued: counter(
+      'requests_requeued_total',
+      'Requests put back to the end of the queue because their host was busy, slow or left alone.',
+    ),
     sleeping: gauge(
       'repos_sleeping',
       'Requests in hand that wait for their next try or their host.',

@@ -1,18 +1,20 @@
 /** One repo, from its host to the output stream: resolve, fetch, prove, hand over. */
 import { setImmediate as others } from 'node:timers/promises'
-import type { LimitFunction } from 'p-limit'
 import { crashPoint } from '../shared/crash-point.ts'
 import { encodeEvent } from '../shared/events.ts'
 import { type Account, type Identity, IdentityError } from '../shared/identity.ts'
 import type { Scope } from '../shared/scope.ts'
 import { type Producer, RewoundError } from '../shared/streams/producer.ts'
 import { Blocks } from './blocks.ts'
+import type { Board } from './board.ts'
 import { Failure, failureOf, type Reason } from './failures.ts'
 import type { Fetcher } from './fetch.ts'
 import type { Hosts, Turn } from './hosts.ts'
 import type { Memory } from './memory.ts'
 import type { BackfillerMetrics } from './metrics.ts'
+import type { Pace } from './pace.ts'
 import { isSignedBy, readBlocks } from './read.ts'
+import type { Slot, Slots } from './slots.ts'
 import { type OpenedRepo, openRepo, proveTree, recordsOf } from './walk.ts'
 
 export interface RepoOptions {
@@ -21,7 +23,11 @@ export interface RepoOptions {
   fetcher: Fetcher
   producer: Producer
   /** One slot a repo that is worked on. Whoever waits, for a host or a next try, holds none. */
-  slots: LimitFunction
+  slots: Slots
+  /** Comes before what is only on the list. */
+  urgent: boolean
+  pace: Pace
+  board: Board
   /** The patterns as given; they are part of what is said of a snapshot. */
   scope: readonly string[]
   inScope: Scope
@@ -48,9 +54,14 @@ interface Proved extends OpenedRepo {
   blocks: Blocks
 }
 
-/** The hosts that were asked, for the report of a failure. */
+/** What is known of the work on a repo while it goes on. */
 export interface Trace {
+  /** The host that is asked. */
   host: string
+  /** Where the repo lives, as far as is known. */
+  pds?: string
+  /** Which try it is, from 1. */
+  attempt: number
 }
 
 /** An append is at most this much JSON, whatever the number of records, except for a single one. */
@@ -83,6 +94,7 @@ export async function backfill(
   signal: AbortSignal,
   trace: Trace,
 ): Promise<Snapshot> {
+  if (trace.pds !== undefined) options.hosts.check(trace.pds)
   const account = await resolve(did, options, { signal })
   try {
     return await fetchAndHandOver(account, options, signal, trace)
@@ -122,27 +134,26 @@ async function fetchAndHandOver(
   signal: AbortSignal,
   trace: Trace,
 ): Promise<Snapshot> {
-  const { hosts, slots, metrics } = options
+  const { hosts, slots, urgent, pace, board, metrics } = options
   const { pds } = account
   if (pds === null) throw new Failure('no-pds')
   trace.host = new URL(pds).host
-  const turn = await hosts.turn(pds, signal)
+  trace.pds = pds
+  using turn = await hosts.turn(pds, signal, urgent)
+  using slot = await slots.take({ slow: turn.slow, urgent, signal })
+  // The host may have asked for a pause since.
+  hosts.checkPause(pds)
+  pace.served()
+  using _shown = board.begin(account.did, trace)
+  metrics.running.inc()
   try {
-    return await slots(async () => {
-      metrics.running.inc()
-      try {
-        signal.throwIfAborted()
-        using blocks = new Blocks(options.memory)
-        const proved = await fetchProved({ pds, account, blocks, turn }, options, signal)
-        crashPoint('backfiller.fetched')
-        turn[Symbol.dispose]()
-        return await handOver(proved, options, signal)
-      } finally {
-        metrics.running.dec()
-      }
-    })
-  } finally {
+    using blocks = new Blocks(options.memory)
+    const proved = await fetchProved({ pds, account, blocks, turn, slot }, options, signal)
+    crashPoint('backfiller.fetched')
     turn[Symbol.dispose]()
+    return await handOver(proved, options, signal)
+  } finally {
+    metrics.running.dec()
   }
 }
 
@@ -151,16 +162,22 @@ interface Fetching {
   account: Account
   blocks: Blocks
   turn: Turn
+  slot: Slot
 }
 
 async function fetchProved(
-  { pds, account, blocks, turn }: Fetching,
+  { pds, account, blocks, turn, slot }: Fetching,
   options: RepoOptions,
   signal: AbortSignal,
 ): Promise<Proved> {
   const { fetcher, metrics, skipSignature } = options
   const roots = await judging(turn, async () => {
-    const { body } = await fetcher.fetchRepo(pds, account.did, signal, turn.heard)
+    const slow = () => {
+      turn.dragged()
+      slot.drag()
+    }
+    const asking = { signal, heard: turn.heard, slow }
+    const { body } = await fetcher.fetchRepo(pds, account.did, asking)
     return readBlocks(counted(body, metrics), blocks, signal)
   })
   if (blocks.isSpilled) metrics.spilled.inc()
@@ -169,6 +186,23 @@ async function fetchProved(
   const { ignored } = await inSteps(proveTree(repo.commit.data, blocks), metrics, signal)
   metrics.ignoredBlocks.inc(ignored)
   return { ...repo, host: new URL(pds).host, blocks }
+}
+
+const statusOf: Partial<Record<Reason, string>> = {
+  RepoNotFound: 'deleted',
+  RepoTakendown: 'takendown',
+  RepoSuspended: 'suspended',
+  RepoDeactivated: 'deactivated',
+  'identity-tombstone': 'deleted',
+}
+
+/** Puts what has become of an account on the output stream, where the reason tells. */
+export async function passOn(did: string, reason: Reason, producer: Producer): Promise<void> {
+  const status = statusOf[reason]
+  if (status === undefined) return
+  const time = new Date().toISOString()
+  const entry = encodeEvent({ type: 'account', seq: -1, time, did, active: false, status })
+  await again(() => producer.append({ entries: [entry] }))
 }
 
 /** The host is told apart from the repo: only its own failures make it cool off. */
@@ -218,11 +252,15 @@ async function handOver(
   options: RepoOptions,
   signal: AbortSignal,
 ): Promise<Snapshot> {
+  return again(() => appendAll(proved, options, signal))
+}
+
+/** What was appended before Redis went back may be gone: all of it is made again. */
+async function again<T>(append: () => Promise<T>): Promise<T> {
   for (let rewinds = 0; ; rewinds += 1) {
     try {
-      return await appendAll(proved, options, signal)
+      return await append()
     } catch (error) {
-      // What was appended before Redis went back may be gone: all of it is made again.
       if (!(error instanceof RewoundError) || rewinds === maxRewinds) throw error
     }
   }

@@ -5,7 +5,7 @@ import { parseCar, writeCar } from '../shared/repo/car.ts'
 import { encodeCbor, fromLexJson } from '../shared/repo/cbor.ts'
 import { cidOf, parseCid } from '../shared/repo/cid.ts'
 import { encodeCommit } from '../shared/repo/commit.ts'
-import { openTree } from '../shared/repo/mst.ts'
+import { openTree } from '../shared/repo/mst-tree.ts'
 import { parseVerificationKey } from '../shared/repo/signature.ts'
 import { scopeOf } from '../shared/scope.ts'
 import {

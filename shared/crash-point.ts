@@ -56,10 +56,8 @@ export const crashPoints = {
   'backfiller.appended': 'A chunk of records is appended, more follows.',
   'backfiller.before-complete': 'The last chunk, which says that the repo is whole, is next.',
   'backfiller.completed': 'A repo is appended whole, its request is not acknowledged.',
-  'backfiller.before-attempt': 'A failed try is about to be noted.',
-  'backfiller.attempt-noted': 'A failed try is noted.',
-  'backfiller.attempts-forgotten':
-    'The failed tries are forgotten, the request is not acknowledged.',
+  'backfiller.before-attempt': 'A request is about to be put back, with its failed tries.',
+  'backfiller.attempt-noted': 'A request is put back, with its failed tries.',
 } as const
 
 export type CrashPoint = keyof typeof crashPoints

@@ -96,6 +96,11 @@ export interface BackfillRequest {
   reason?: 'bulk' | 'manual' | 'resync'
   /** Not to be tried before this time (RFC 3339). */
   notBefore?: string
+  /** Tries that failed, and when the first of them did. */
+  attempts?: number
+  firstFailedAt?: string
+  /** Where the repo was found to live: only a hint for when not to ask. */
+  pds?: string
 }
 
 /** Whether the event is from a backfill: the older families mark it -1, -2, or not at all. */
@@ -111,6 +116,12 @@ export function uriOf(event: RecordEvent): string {
 export function encodeEvent(event: Event): string[] {
   return ['event', JSON.stringify(wireForm(event))]
 }
+
+/** The JSON of an event whose commit nobody could verify: readers of both families ignore the mark. */
+export function withoutProof(json: Uint8Array): Buffer {
+  return Buffer.concat([json.subarray(0, -1), unverified])
+}
+const unverified = Buffer.from(',"verified":false}')
 
 function wireForm(event: Event): Record<string, unknown> {
   const { type, seq, did } = event
@@ -194,15 +205,17 @@ export function decodeLabels(fields: readonly string[]): LabelEvent {
 }
 
 export function encodeRequest(request: BackfillRequest): string[] {
-  const { did, host, rev, status = null, active = true, reason, notBefore } = request
-  const wire = { did, host, rev, status, active, reason, not_before: notBefore }
-  return ['repo', JSON.stringify(wire)]
+  const { did, host, rev, status = null, active = true, reason } = request
+  const { notBefore, attempts, firstFailedAt, pds } = request
+  const retry = { pds, not_before: notBefore, attempts, first_failed_at: firstFailedAt }
+  return ['repo', JSON.stringify({ did, host, rev, status, active, reason, ...retry })]
 }
 
 /** Reads an entry of `repo_backfill`; a request by hand may hold the DID alone. */
 export function decodeRequest(fields: readonly string[]): BackfillRequest {
   const json = parseField(fields, 'repo')
   const { host, rev, reason, active, not_before: notBefore } = json
+  const { attempts, first_failed_at: firstFailedAt, pds } = json
   return {
     did: didOf(json),
     status: statusOf(json),
@@ -211,6 +224,9 @@ export function decodeRequest(fields: readonly string[]): BackfillRequest {
     ...(typeof rev === 'string' ? { rev } : {}),
     ...(reason === 'bulk' || reason === 'manual' || reason === 'resync' ? { reason } : {}),
     ...(typeof notBefore === 'string' ? { notBefore: timestamp(notBefore) } : {}),
+    ...(Number.isSafeInteger(attempts) ? { attempts: Number(attempts) } : {}),
+    ...(typeof firstFailedAt === 'string' ? { firstFailedAt: timestamp(firstFailedAt) } : {}),
+    ...(typeof pds === 'string' && URL.canParse(pds) ? { pds } : {}),
   }
 }
 
@@ -219,6 +235,7 @@ export function decodeRequest(fields: readonly string[]): BackfillRequest {
  * write: milliseconds and `Z`. Throws `InvalidEventError`.
  */
 export function timestamp(value: string): string {
+  if (isPlainTimestamp(value)) return value
   const match =
     /^(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d(?:\.\d+)?) ?(UTC|[Zz]|[+-]\d\d:?\d\d)$/.exec(value)
   if (match === null)
@@ -227,6 +244,14 @@ export function timestamp(value: string): string {
   const date = new Date(`${match[1]}T${match[2]}${zone}`)
   if (Number.isNaN(date.getTime())) throw new InvalidEventError(`no such time: ${value}`)
   return date.toISOString()
+}
+
+const plainForm =
+  /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$/
+
+/** What is in our form already; a day that not every month has is looked at more closely. */
+function isPlainTimestamp(value: string): boolean {
+  return value.length === 24 && plainForm.test(value)
 }
 
 type Json = Record<string, unknown>

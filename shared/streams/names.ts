@@ -4,6 +4,7 @@ export const streams = {
   live: 'firehose_live',
   backfill: 'firehose_backfill',
   requests: 'repo_backfill',
+  requestsFirst: 'repo_backfill_first',
   labels: 'label_live',
 } as const
 
@@ -12,6 +13,7 @@ const standardGroups: Readonly<Record<string, string>> = {
   [streams.live]: 'firehose_group',
   [streams.backfill]: 'firehose_group',
   [streams.requests]: 'repo_backfill_group',
+  [streams.requestsFirst]: 'repo_backfill_group',
   [streams.labels]: 'label_group',
 }
 
@@ -42,16 +44,19 @@ export const gapsKey = 'ingester:gaps'
 /** How far the pass over a host's list of repos has come that closes its gaps. */
 export const gapPassKey = (host: string): string => `${gapsKey}:pass:${host}`
 
-/** Attempts at each repo, kept over restarts. */
-export const attemptsKey = 'repo_backfill:attempts'
-
 /** What a listRepos cursor holds once the list has been read to its end. */
 export const cursorDone = '!ingester-done'
+
+/** The stream of requests that go before those of another. */
+export const firstStream = (stream: string): string => `${stream}_first`
 
 export const deadLetterStream = (stream: string): string => `${stream}_dlq`
 export const ledgerKey = (stream: string, group: string): string => `${stream}:ledger:${group}`
 export const suspectsKey = (stream: string): string => `${stream}:suspects`
 export const marksKey = (stream: string): string => `${stream}:marks`
+
+/** What one backfiller is doing with the requests of a stream. */
+export const boardKey = (stream: string, consumer: string): string => `${stream}:worker:${consumer}`
 
 /** The number of the last batch that one producer's session has appended. */
 export const sessionKey = (stream: string, session: string): string =>

@@ -2,13 +2,7 @@
 import { expect, vi } from 'vitest'
 import { encodeRequest } from '../../shared/events.ts'
 import { type LedgerBalance, ledgerBalance } from '../../shared/streams/ledger.ts'
-import {
-  attemptsKey,
-  cursorDone,
-  deadLetterStream,
-  streams,
-  suspectsKey,
-} from '../../shared/streams/names.ts'
+import { cursorDone, deadLetterStream, streams, suspectsKey } from '../../shared/streams/names.ts'
 import { compareWithModel, describeDifferences } from '../../simulator/model/compare.ts'
 import { createModel } from '../../simulator/model.ts'
 import type { Network } from '../../simulator/network.ts'
@@ -128,7 +122,6 @@ export async function expectBalance({
     if (ledger !== null) ledgers[stream] = ledger
     expect(await redis.hgetall(suspectsKey(stream)), suspectsKey(stream)).toEqual({})
   }
-  expect(await redis.hgetall(attemptsKey)).toEqual({})
   return ledgers as Record<StreamName, LedgerBalance>
 }
 

@@ -108,7 +108,6 @@ const table: Record<CrashPoint, Spec> = {
   'backfiller.completed': { most: 3 },
   'backfiller.before-attempt': { prepare: failure },
   'backfiller.attempt-noted': { prepare: failure },
-  'backfiller.attempts-forgotten': { most: 3 },
 }
 
 export const targets: readonly Target[] = Object.entries(table).flatMap(([name, spec]) =>
