@@ -4,8 +4,8 @@ import { type Car, type CarCode, CarError, parseCar } from '../shared/repo/car.t
 import { CborError, decodeCbor, type Ipld, isMap, toLexJson } from '../shared/repo/cbor.ts'
 import type { Cid } from '../shared/repo/cid.ts'
 import { type Commit, CommitError, openCommit } from '../shared/repo/commit.ts'
-import { invertOps, openTree } from '../shared/repo/mst.ts'
 import { type MstCode, MstError } from '../shared/repo/mst-node.ts'
+import { invertOps, openTree } from '../shared/repo/mst-tree.ts'
 import { isNsid, isRkey } from '../shared/repo/syntax.ts'
 import { tidTime } from '../shared/repo/tid.ts'
 import type { Scope } from '../shared/scope.ts'
@@ -34,7 +34,6 @@ export const refusals = [
   'record-missing',
   'identity',
   'signature',
-  'account-inactive',
 ] as const
 export type Refusal = (typeof refusals)[number]
 

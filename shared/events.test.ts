@@ -273,6 +273,18 @@ test.each([
   expect(timestamp(given)).toBe(expected)
 })
 
+test('property: a time in our form stays as it is, and a day that is not is none', () => {
+  for (let day = 0; day < 4 * 366; day++) {
+    const time = new Date(Date.UTC(2023, 11, 25 + day, day % 24, day % 60, day % 59)).toISOString()
+    expect(timestamp(time)).toBe(time)
+  }
+  expect(timestamp('2026-02-28T23:59:59.999Z')).toBe('2026-02-28T23:59:59.999Z')
+  for (const wrong of ['2026-13-01', '2026-00-10', '2026-01-32', '2026-01-00']) {
+    expect(() => timestamp(`${wrong}T00:00:00.000Z`)).toThrow(/no such time/)
+  }
+  expect(() => timestamp('2026-01-01T25:00:00.000Z')).toThrow(/no such time/)
+})
+
 test('a uri is made of did, collection and rkey', () => {
   if (aLike.type !== 'create') throw new Error('the builder makes a create')
   expect(uriOf(aLike)).toBe(`at://${did}/app.bsky.feed.like/3m4fpx3kx3s2a`)

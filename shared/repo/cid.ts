@@ -45,7 +45,7 @@ export class Cid {
   /** Puts the 36 bytes at a place of the target. */
   copyTo(target: Uint8Array, at: number): void {
     const { source, offset } = this
-    target.set(source.subarray(offset, offset + cidLength), at)
+    for (let index = 0; index < cidLength; index++) target[at + index] = source[offset + index] ?? 0
   }
 
   get codec(): Codec {
@@ -75,6 +75,18 @@ export function cidAt(source: Uint8Array, offset: number): Cid {
     throw new CidError('the hash of the cid is not sha-256')
   }
   return new Cid(source, offset)
+}
+
+/** Whether a CID of the blessed form begins at this place, and has all its bytes. */
+export function isCidAt(source: Uint8Array, offset: number): boolean {
+  const codec = source[offset + 1]
+  return (
+    source.length - offset >= cidLength &&
+    source[offset] === version &&
+    (codec === codecs['dag-cbor'] || codec === codecs.raw) &&
+    source[offset + 2] === sha256 &&
+    source[offset + 3] === digestLength
+  )
 }
 
 /** The CID that these bytes are, nothing before or after. Throws CidError. */
@@ -122,8 +134,8 @@ scratch[3] = digestLength
 
 function fillScratch(block: Uint8Array, codec: Codec): void {
   scratch[1] = codecs[codec]
-  // Hex and back is 0.5 µs; asking `hash` for a buffer is 1.3 µs.
-  scratch.write(hash('sha256', block, 'hex'), 4, 'hex')
+  // A text whose characters are the bytes; asking `hash` for a buffer costs 0.5 µs more.
+  scratch.write(hash('sha256', block, 'binary'), 4, 'latin1')
 }
 
 /** The CID, as text, of a block. */
@@ -140,9 +152,9 @@ export function linkOf(bytes: Uint8Array, codec: Codec = 'dag-cbor'): Cid {
 
 /** True when the CID at this place is that of the block. */
 export function cidMatches(source: Uint8Array, offset: number, block: Uint8Array): boolean {
-  fillScratch(block, 'dag-cbor')
-  for (let index = 4; index < cidLength; index++) {
-    if (scratch[index] !== source[offset + index]) return false
+  const digest = hash('sha256', block, 'binary')
+  for (let index = 0; index < digestLength; index++) {
+    if (digest.charCodeAt(index) !== source[offset + 4 + index]) return false
   }
   return true
 }

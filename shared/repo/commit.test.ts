@@ -4,7 +4,7 @@ import { parseCar } from './car.ts'
 import { decodeCbor, encodeCbor, type IpldMap, isMap } from './cbor.ts'
 import { type Cid, cidOf, parseCid } from './cid.ts'
 import { CommitError, decodeCommit, encodeCommit, openCommit, unsignedBytes } from './commit.ts'
-import { invertOps, type RecordOp } from './mst.ts'
+import { invertOps, type RecordOp } from './mst-tree.ts'
 import { parseDidKey, parseVerificationKey, verifySignature } from './signature.ts'
 
 interface DidDocument {
@@ -115,6 +115,20 @@ test('a field that we do not know is signed too, and a prev that is missing is n
   expect(decodeCommit(bytes).prev).toBeNull()
   expect(decoded(unsignedBytes(bytes))['later']).toBe(1)
 })
+
+test.each([0, 1, 16, 17, 18, 30])(
+  'what was signed is the same, cut out or encoded anew: %i fields more',
+  (more) => {
+    const { sig: _, ...fields } = decoded(encodeCommit(aCommit))
+    const extra = Object.fromEntries(Array.from({ length: more }, (_, at) => [`later${at}`, at]))
+    for (const length of [0, 23, 24, 63, 64, 65, 300]) {
+      const bytes = encodeCbor({ ...fields, ...extra, sig: new Uint8Array(length).fill(7) })
+      // As it comes: within other bytes.
+      const within = Buffer.concat([Buffer.of(1, 2, 3), bytes]).subarray(3)
+      expect(Buffer.compare(openCommit(within).unsigned, unsignedBytes(bytes))).toBe(0)
+    }
+  },
+)
 
 function decoded(bytes: Uint8Array): IpldMap {
   const value = decodeCbor(bytes)

@@ -28,6 +28,11 @@ export class CommitError extends Error {
 }
 
 const version = 3
+const signatureLength = 64
+/** The key `sig` and the head of its bytes. */
+const signatureHeadLength = 6
+/** The head of a map of no entries. */
+const smallMap = 0xa0
 
 /** Reads a commit block of repo version 3; unknown fields are legal. Throws CommitError. */
 export function decodeCommit(bytes: Uint8Array): Commit {
@@ -42,7 +47,8 @@ export function unsignedBytes(bytes: Uint8Array): Uint8Array {
 /** Both at once, for whoever verifies. Throws CommitError. */
 export function openCommit(bytes: Uint8Array): { commit: Commit; unsigned: Uint8Array } {
   const map = decodeMap(bytes)
-  return { commit: readCommit(map), unsigned: withoutSignature(map) }
+  const commit = readCommit(map)
+  return { commit, unsigned: cutSignature(bytes, commit.sig) ?? withoutSignature(map) }
 }
 
 /** The block of a commit; without `sig` it gives the bytes to sign. */
@@ -77,6 +83,19 @@ function decodeMap(bytes: Uint8Array): IpldMap {
     throw new CommitError('malformed', 'the commit is not DAG-CBOR', { cause })
   }
   throw new CommitError('malformed', 'a commit is a map')
+}
+
+/** The same bytes as `withoutSignature` gives, without encoding; null where the head of the map changes its length. */
+function cutSignature(bytes: Uint8Array, sig: Uint8Array): Uint8Array | null {
+  const head = bytes[0] ?? 0
+  if (head > smallMap + 23 || sig.length !== signatureLength) return null
+  const end = sig.byteOffset - bytes.byteOffset + signatureLength
+  const start = end - signatureLength - signatureHeadLength
+  const unsigned = Buffer.allocUnsafe(bytes.length - (end - start))
+  unsigned.set(bytes.subarray(0, start))
+  unsigned.set(bytes.subarray(end), start)
+  unsigned[0] = head - 1
+  return unsigned
 }
 
 function withoutSignature({ sig: _, ...unsigned }: IpldMap): Uint8Array {

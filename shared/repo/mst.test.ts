@@ -5,7 +5,7 @@ import { sharedBytes, sharedJson, sharedJsonLines, sharedLines } from '../../tes
 import { type Car, parseCar } from './car.ts'
 import { decodeCbor, encodeCbor, isMap } from './cbor.ts'
 import { Cid, cidOf, parseCid } from './cid.ts'
-import { type Blocks, invertOps, openTree, type RecordOp, walk } from './mst.ts'
+import { type Blocks, walk } from './mst.ts'
 import {
   commonPrefix,
   decodeNode,
@@ -14,6 +14,7 @@ import {
   MstError,
   type MstNode,
 } from './mst-node.ts'
+import { invertOps, openTree, type RecordOp } from './mst-tree.ts'
 
 const interop = 'vectors/atproto-interop-tests'
 const leaf = parseCid(cidOf(Buffer.from('a record')))
@@ -292,6 +293,17 @@ test('property: the nodes that an inversion reads are a proof of the commit', ()
       expect(invertOps(after, proof, ops)).toBe(root)
     }),
   )
+})
+
+test('an inversion leaves the blocks as they were', () => {
+  const { tree, blocks } = aTree(['a/b', 'a/c', 'b/d', 'b/e'])
+  const other = parseCid(cidOf(Buffer.from('another record')))
+  tree.set('a/b', other)
+  const root = write(tree, blocks)
+  // As views of one buffer, as they come in a frame.
+  const kept = new Map([...blocks].map(([cid, bytes]) => [cid, Buffer.from(bytes)]))
+  invertOps(root, kept, [{ action: 'update', path: 'a/b', cid: other, prev: leaf }])
+  for (const [cid, bytes] of kept) expect(cidOf(bytes)).toBe(cid)
 })
 
 test('the empty tree has its one root', () => {

@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sharedLines } from '../../test/data.ts'
 import { isAtUri, isDid, isHandle, isNsid, isRkey } from './syntax.ts'
@@ -50,4 +51,12 @@ test('a TID names its moment, and their order is that of time', () => {
 
 test('a rev of the recorded network names the moment of its recording', () => {
   expect(new Date(tidTime('3mptbypluud2a')).toISOString()).toBe('2026-07-04T14:38:07.514Z')
+})
+
+test('property: the time of a TID is its whole microseconds', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 0, max: 2 ** 52 }), fc.nat(1_023), (microseconds, clock) => {
+      expect(tidTime(tidOf(microseconds, clock))).toBe(microseconds / 1_000)
+    }),
+  )
 })
