@@ -24,8 +24,10 @@ import { createMetrics, type IndexerMetrics } from './metrics.ts'
 import type { options } from './options.ts'
 import { groupState, keepPosition } from './position.ts'
 import { keepPurging } from './purge.ts'
-import { keepAskingForRepos } from './resyncs.ts'
+import { settleSnapshots } from './resyncs.ts'
+import { keepAskingForRepos } from './returns.ts'
 import { createDrain } from './rules/drain.ts'
+import { settleSnapshots } from './settle.ts'
 import { requireTables } from './tables.ts'
 import { tally } from './tally.ts'
 import { keepTombstonesYoung } from './tombstones.ts'
@@ -136,6 +138,8 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
           slots(async () => {
             const applied = await timed(metrics, () => apply(entries.map(({ event }) => event)))
             crashPoint('indexer.committed')
+            const events = entries.map(({ event }) => event)
+            await settleSnapshots(redis, events, applied.outcomes, signal)
             tally(metrics, entries, applied, known, log)
             handles.want(applied.handlesWanted)
             if (applied.left.length > 0) leftovers.wake()
