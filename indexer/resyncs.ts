@@ -1,10 +1,9 @@
 /** Accounts that are back: their repos are asked for anew, beside the batches. */
 import type { Redis } from 'ioredis'
-import { encodeRequest } from '../shared/events.ts'
 import { type Sql, schemaName } from '../shared/postgres.ts'
 import { redisFailure } from '../shared/redis.ts'
 import { retryTransient, sleep } from '../shared/retry.ts'
-import { streams } from '../shared/streams/names.ts'
+import { requestRepos } from '../shared/streams/requests.ts'
 import { resyncKind } from './accounts.ts'
 
 const page = 100
@@ -39,9 +38,10 @@ export async function askForRepos(options: {
     `select key from ${table} where kind = $1 order by key limit ${page}`,
     [resyncKind],
   )
-  for (const { key: did } of wished) {
-    await redis.xadd(streams.requests, '*', ...encodeRequest({ did, reason: 'resync' }))
-  }
+  await requestRepos(
+    redis,
+    wished.map(({ key: did }) => ({ did, reason: 'resync' })),
+  )
   await sql.unsafe(`delete from ${table} where kind = $1 and key = any($2::text[])`, [
     resyncKind,
     wished.map(({ key }) => key),
