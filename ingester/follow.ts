@@ -77,6 +77,8 @@ export interface FollowOptions {
   onAppended: (entries: number) => void
   /** Told of each frame that arrives. */
   onFrame: () => void
+  /** Told that what was durable may be so no more. */
+  onRewound?: () => void
   /** Resolves when it is in the ledger that something after `from` was not read; `to` where it is known. */
   openGap: (gap: { reason: GapReason; from: string | null; to: string | null }) => Promise<void>
   /** Told up to which moment of the host everything is durable. */
@@ -152,6 +154,7 @@ async function session(options: FollowOptions, memory: Memory): Promise<Ending> 
   } catch (error) {
     if (signal.aborted) return ended('stopped', 'stopped')
     if (error instanceof RewoundError) {
+      options.onRewound?.()
       options.log.error(
         { cursor: error.cursor },
         'Redis has gone back; reading again from the older position',

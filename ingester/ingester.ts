@@ -3,13 +3,15 @@ import type { Redis } from 'ioredis'
 import { crashPoint } from '../shared/crash-point.ts'
 import { errorText } from '../shared/errors.ts'
 import { createIdentity } from '../shared/identity.ts'
-import { connectRedis } from '../shared/redis.ts'
+import { connectRedis, throughOutages } from '../shared/redis.ts'
 import { sleep } from '../shared/retry.ts'
 import { scopeOf } from '../shared/scope.ts'
+import { type Gap, openGap } from '../shared/streams/gaps.ts'
 import { registerLengths } from '../shared/streams/lengths.ts'
 import { keepMarking } from '../shared/streams/marks.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
 import {
+  chainKey,
   cursorKeys,
   fenceKey,
   namedGroups,
@@ -17,23 +19,29 @@ import {
   streams,
 } from '../shared/streams/names.ts'
 import { createProducer, takeFence } from '../shared/streams/producer.ts'
+import { wantResyncs } from '../shared/streams/resyncs.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
+import { keepRequestingResyncs } from './chain-resyncs.ts'
 import { createDeadLetters } from './dead-letter.ts'
 import { follow } from './follow.ts'
+import { keepClosingGaps } from './gap-pass.ts'
 import { type Host, parseHost } from './host.ts'
+import { createKeys } from './keys.ts'
 import { createLabelTranslation } from './labeler.ts'
 import { createMetrics, type IngesterMetrics } from './metrics.ts'
 import type { options } from './options.ts'
 import { createProver } from './prover.ts'
+import { createRecent } from './recent.ts'
 import { listRepos } from './repo-list.ts'
+import { createUnproved } from './unproved.ts'
 import { createVerifier } from './verify.ts'
 
 /** A PLC look-up takes 20 to 200 ms; a commit waits 5 s at most. */
 const identityTimeoutMs = 4_000
-/** Keys change rarely and are announced; this is for announcements that were missed. */
-const identityTtlMs = 24 * 3_600_000
-/** At 500 bytes each; some 300,000 accounts write in an hour. */
-const identitiesCached = 400_000
+/** At 72 bytes each; some 300,000 accounts write in an hour. */
+const identitiesCached = 1_000_000
+/** What relays said of accounts: some hours of it. */
+const saidRemembered = 20_000
 const lengthsEveryMs = 5_000
 const awayEveryMs = 250
 
@@ -41,7 +49,7 @@ type Part = (signal: AbortSignal) => Promise<void>
 
 /**
  * Follows every source of its mode until the signal aborts. Several relays are each followed by
- * themselves: what two of them send is appended twice, which indexers bear.
+ * themselves: of what two of them send, the first copy is appended.
  */
 export async function runIngester(worker: Worker<typeof options>): Promise<void> {
   const { config, log, registry } = worker
@@ -92,16 +100,29 @@ interface Room {
 }
 
 async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
-  const { config } = room.worker
-  const { metrics } = room
+  const { config, log } = room.worker
+  const { metrics, redis } = room
   using identity = createIdentity({
     plcUrl: config.plcUrl,
     handleResolver: config.handleResolver,
     allowPrivateHosts: config.allowPrivateHosts,
     timeoutMs: identityTimeoutMs,
-    maxEntries: identitiesCached,
-    ttlMs: identityTtlMs,
+    // What is found is kept in a smaller form, by `keys`.
+    maxEntries: 0,
+    ttlMs: 0,
   })
+  const keys = createKeys({ redis, identity, cached: identitiesCached, signal, log, metrics })
+  const unproved = createUnproved({
+    redis,
+    keys,
+    deadLetters: deadLettersOf(room, streams.live, signal),
+    resync: async (repo) => (await wantResyncs(redis, [repo])) === 1,
+    signal,
+    log,
+    metrics,
+  })
+  // One relay says nothing twice, and what it says again has a reason.
+  const said = hosts.length > 1 ? createRecent(saidRemembered) : null
   await using prover = createProver({
     mode: config.verify,
     collections: config.collections,
@@ -113,13 +134,38 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
   })
   const mark: Part = (signal) =>
     keepMarking({ redis: room.redis, stream: streams.live, hosts: marked, signal })
+  const resyncs: Part = (signal) =>
+    keepRequestingResyncs({
+      redis,
+      perMinute: config.resyncsPerMinute,
+      host: hosts[0]?.http ?? '',
+      signal,
+      log,
+      metrics,
+    })
+  const progress = new Map<string, number>()
+  const closing = hosts.map(
+    (host): Part =>
+      (signal) =>
+        keepClosingGaps({
+          redis,
+          host,
+          stream: streams.live,
+          progress: () => progress.get(host.name) ?? null,
+          signal,
+          log: log.child({ host: host.name, stream: streams.live }),
+          metrics,
+        }),
+  )
   const endpoint: Endpoint = {
     stream: streams.live,
     method: 'com.atproto.sync.subscribeRepos',
     highWaterMark: config.firehoseHighWaterMark ?? config.highWaterMark,
     translation: (log, signal) =>
       createVerifier({
-        identity,
+        keys,
+        unproved,
+        ...(said !== null && { said }),
         mode: config.verify,
         unavailable: config.verifyUnavailable,
         scope: scopeOf(config.collections),
@@ -130,8 +176,16 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
       }),
     onFrame: () => metrics.firehoseEvents.inc(),
     onAppended: (entries) => metrics.streamEvents.inc(entries),
+    onProgress: (host, time) => progress.set(host.name, time),
+    ...(said !== null && { onRewound: () => said.clear() }),
   }
-  await runTogether(signal, [(signal) => followAll(room, hosts, signal, endpoint), mark])
+  await runTogether(signal, [
+    (signal) => followAll(room, hosts, signal, endpoint),
+    mark,
+    resyncs,
+    ...closing,
+    ...(config.verify === 'none' ? [] : [() => unproved.run()]),
+  ])
 }
 
 async function labelerPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
@@ -157,6 +211,8 @@ interface Endpoint {
   ) => ReturnType<typeof createVerifier>
   onFrame: () => void
   onAppended: (entries: number) => void
+  onProgress?: (host: Host, time: number) => void
+  onRewound?: () => void
 }
 
 async function followAll(
@@ -166,7 +222,7 @@ async function followAll(
   endpoint: Endpoint,
 ): Promise<void> {
   const { config, log, health } = room.worker
-  const { stream, method, onFrame, onAppended } = endpoint
+  const { stream, method, onFrame, onAppended, onRewound, onProgress = () => {} } = endpoint
   const fence = await takeFence(room.redis, signal, fenceOf(stream))
   crashPoint('ingester.fence-taken', stream)
   const followOne = (host: Host): Part => {
@@ -192,10 +248,28 @@ async function followAll(
         health: part,
         onFrame,
         onAppended,
+        ...(onRewound && { onRewound }),
+        onProgress: (time) => onProgress(host, time),
+        openGap: (gap) => noteGap(room, { ...gap, host: host.name, stream }, host, signal),
       })
     }
   }
   await runTogether(signal, hosts.map(followOne))
+}
+
+/** Opens a gap in the ledger, with the time of the event at which it begins, where that is known. */
+async function noteGap(
+  { redis }: Room,
+  gap: Pick<Gap, 'host' | 'stream' | 'reason' | 'from' | 'to'>,
+  { raw }: Host,
+  signal: AbortSignal,
+): Promise<void> {
+  await throughOutages(async () => {
+    const written = await redis.hget(chainKey, cursorKeys(gap.stream, raw).key)
+    const [seq, time] = written?.split(' ') ?? []
+    const since = time !== undefined && time !== '' && seq === gap.from ? time : null
+    await openGap(redis, { ...gap, since })
+  }, signal)
 }
 
 /** Lists that have been read to their end stay read; this part then only waits for the stop. */
@@ -243,6 +317,7 @@ function openProducer(
     redis,
     stream,
     cursor: { ...cursorKeys(stream, host.raw), kind },
+    ...(stream === streams.live ? { chain: { host: host.name } } : {}),
     fence,
     highWater: {
       length: highWaterMark,

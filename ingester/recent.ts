@@ -3,8 +3,7 @@
 export interface Recent {
   add(item: string): void
   has(item: string): boolean
-  /** True when it was there. */
-  delete(item: string): boolean
+  clear(): void
 }
 
 /** Holds at most so many items; the ones added longest ago are forgotten. */
@@ -21,6 +20,6 @@ export function createRecent(most: number): Recent {
       }
     },
     has: (item) => items.has(item),
-    delete: (item) => items.delete(item),
+    clear: () => items.clear(),
   }
 }

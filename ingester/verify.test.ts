@@ -1,14 +1,19 @@
 import { Registry } from 'prom-client'
 import { expect, test } from 'vitest'
-import { createIdentity } from '../shared/identity.ts'
+import { createIdentity, type Identity } from '../shared/identity.ts'
 import { createLog } from '../shared/log.ts'
-import { sleep } from '../shared/retry.ts'
+import type { WholeRepo } from '../shared/streams/resyncs.ts'
 import { startNetwork } from '../simulator/network.ts'
 import { freePort } from '../start/process.ts'
 import { corpusDocuments } from '../test/corpus.ts'
 import { sharedFrames } from '../test/data.ts'
+import { testRedis } from '../test/servers/redis.ts'
+import { createDeadLetters } from './dead-letter.ts'
 import { decodeFrame, type Message } from './frame.ts'
+import { createKeys } from './keys.ts'
 import { createMetrics } from './metrics.ts'
+import { ProverError } from './prover.ts'
+import { createUnproved } from './unproved.ts'
 import { createVerifier, type VerifierOptions } from './verify.ts'
 
 const messages = sharedFrames('firehose/jetstream-corpus/frames.bin').map(decodeFrame)
@@ -24,29 +29,58 @@ function anIdentity(plcUrl: string) {
   return { ...identity, [Symbol.dispose]: () => identity.close() }
 }
 
-/** A verifier that asks a directory at this place. */
-function aVerifier(plcUrl: string, more: Partial<VerifierOptions> = {}) {
-  const identity = anIdentity(plcUrl)
-  const stopping = new AbortController()
+/** A verifier that asks a directory at this place, or this one. */
+async function aVerifier(
+  plcUrl: string,
+  { resolve, ...more }: Partial<VerifierOptions> & { resolve?: Identity['resolve'] } = {},
+  stopping = new AbortController(),
+) {
+  const resources = new AsyncDisposableStack()
+  const identity = resources.use(anIdentity(plcUrl))
+  const { redis } = resources.use(await testRedis())
   const metrics = createMetrics(new Registry())
+  const common = { redis, signal: stopping.signal, log: createLog('ingester', 'silent'), metrics }
+  const keys = createKeys({
+    ...common,
+    identity: { resolve: resolve ?? identity.resolve },
+    cached: 1_000,
+  })
+  const deadLetters = createDeadLetters({ ...common, stream: 'firehose_live', maxLength: 100 })
+  const wanted: WholeRepo[] = []
+  const unproved = createUnproved({
+    ...common,
+    keys,
+    deadLetters,
+    resync: async (repo) => wanted.push(repo) > 0,
+    roundMs: 10,
+  })
   const translate = createVerifier({
-    identity,
+    ...common,
+    keys,
+    unproved,
     mode: 'full',
     unavailable: 'pass',
     scope: () => true,
-    signal: stopping.signal,
-    log: createLog('ingester', 'silent'),
-    metrics,
     keyWithinMs: 100,
     ...more,
   })
+  let proving = Promise.resolve()
+  resources.defer(async () => {
+    stopping.abort()
+    await proving.catch(() => {})
+  })
   return {
     translate: async (message: Message) => (await translate(message)).entries,
+    judge: translate,
+    keys,
     metrics,
-    [Symbol.dispose]() {
-      stopping.abort()
-      identity.close()
+    redis,
+    wanted,
+    /** Begins to prove what was let through. */
+    prove: () => {
+      proving = unproved.run()
     },
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
 }
 
@@ -59,7 +93,7 @@ async function totalOf(counter: { get(): Promise<{ values: { value: number }[] }
 }
 
 test('commits whose key can not be had in time pass, and are counted', async () => {
-  using verifier = aVerifier(await deadUrl())
+  await using verifier = await aVerifier(await deadUrl())
   const entries = await Promise.all(messages.map(verifier.translate))
   expect(entries.flat()).toHaveLength(102)
   expect(await totalOf(verifier.metrics.unverified)).toBe(100)
@@ -70,9 +104,8 @@ test.each(['pass', 'wait'] as const)(
   'at the stop a commit whose key is not there yet is neither passed nor refused (%s)',
   async (unavailable) => {
     const stopping = new AbortController()
-    using verifier = aVerifier(await deadUrl(), {
-      ...{ unavailable, signal: stopping.signal, keyWithinMs: 60_000 },
-    })
+    const options = { unavailable, keyWithinMs: 60_000 }
+    await using verifier = await aVerifier(await deadUrl(), options, stopping)
     const results = Promise.allSettled(messages.slice(0, 3).map(verifier.translate))
     stopping.abort()
     expect((await results).map(({ status }) => status)).toEqual(Array(3).fill('rejected'))
@@ -87,9 +120,9 @@ test('or they wait, if so configured, until the directory is back', async () => 
   using away = anIdentity(await deadUrl())
   using back = anIdentity(network.plc.url)
   let identity = away
-  using verifier = aVerifier(network.plc.url, {
+  await using verifier = await aVerifier(network.plc.url, {
     unavailable: 'wait',
-    identity: { resolve: (did, options) => identity.resolve(did, options) },
+    resolve: (did, options) => identity.resolve(did, options),
   })
   let ended = 0
   const results = messages.map(async (message) => {
@@ -97,7 +130,7 @@ test('or they wait, if so configured, until the directory is back', async () => 
     ended += 1
     return entries
   })
-  await expect.poll(() => totalOf(verifier.metrics.unavailable)).toBeGreaterThan(100)
+  await expect.poll(() => totalOf(verifier.metrics.unavailable)).toBe(100)
   expect(ended).toBe(0)
   identity = back
   expect((await Promise.all(results)).flat()).toHaveLength(102)
@@ -113,30 +146,26 @@ test('a burst of commits after a change of keys is judged by the new one', async
   const other = messages.find((message) => message.type === 'commit' && message.did !== commit.did)
   const old = other?.type === 'commit' ? other.did : ''
   let changed = false
-  using verifier = aVerifier(network.plc.url, {
+  await using verifier = await aVerifier(network.plc.url, {
     keyWithinMs: 5_000,
-    identity: {
-      async resolve(did, { refresh, signal }) {
-        if (refresh) await sleep(50)
-        changed ||= refresh
-        return truth.resolve(changed ? did : old, { signal })
-      },
-    },
+    resolve: async (did, options) => truth.resolve(changed ? did : old, options),
   })
+  await verifier.keys.find(commit.did, Date.now() + 5_000)
+  changed = true
   const burst = Array.from({ length: 20 }, () => verifier.translate(commit))
   expect((await Promise.all(burst)).flat()).toHaveLength(20)
   expect(await totalOf(verifier.metrics.refreshes)).toBe(1)
 })
 
 test('without verification no identity is asked for', async () => {
-  using verifier = aVerifier(await deadUrl(), { mode: 'none' })
+  await using verifier = await aVerifier(await deadUrl(), { mode: 'none' })
   const entries = await Promise.all(messages.map(verifier.translate))
   expect(entries.flat()).toHaveLength(102)
   expect(await totalOf(verifier.metrics.unavailable)).toBe(0)
 })
 
 test('what nobody foresaw in one message refuses that message, counted as a bug', async () => {
-  using verifier = aVerifier(await deadUrl(), {
+  await using verifier = await aVerifier(await deadUrl(), {
     mode: 'none',
     scope: (collection) => {
       if (collection === 'app.bsky.feed.repost') throw new TypeError('unforeseen')
@@ -149,15 +178,14 @@ test('what nobody foresaw in one message refuses that message, counted as a bug'
   expect(values.find(({ labels }) => labels.reason === 'bug')?.value).toBe(12)
 })
 
-test.each([
-  ['deactivated', 0],
-  ['desynchronized', 1],
-  ['throttled', 1],
-])('a commit of an account that is %s gives %i entries', async (status, entries) => {
-  using verifier = aVerifier(await deadUrl(), { mode: 'none' })
-  const commit = messages.find((message) => message.type === 'commit')
-  if (commit?.type !== 'commit') throw new Error('no commit was recorded')
-  const { seq, time, did } = commit
-  await verifier.translate({ type: 'account', seq: seq - 1, time, did, active: false, status })
-  expect(await verifier.translate(commit)).toHaveLength(entries)
+test('a thread that died refuses no message: it ends the translation', async () => {
+  const died = new ProverError('died')
+  await using verifier = await aVerifier(await deadUrl(), {
+    mode: 'none',
+    prover: { prove: () => Promise.reject(died) },
+  })
+  const [commit] = messages.filter((message) => message.type === 'commit')
+  if (commit === undefined) throw new Error('no commit was recorded')
+  await expect(verifier.translate(commit)).rejects.toBe(died)
+  expect(await totalOf(verifier.metrics.refused)).toBe(0)
 })

@@ -1,10 +1,12 @@
 /** From a relay's messages to entries of `firehose_live`: what is proved, refused, filtered, and counted. */
-import pLimit from 'p-limit'
 import { errorText } from '../shared/errors.ts'
-import { encodeEvent } from '../shared/events.ts'
-import { IdentityError } from '../shared/identity.ts'
+import {
+  type AccountEvent,
+  encodeEvent,
+  type IdentityEvent,
+  withoutProof,
+} from '../shared/events.ts'
 import type { Logger } from '../shared/log.ts'
-import { backoff, sleep } from '../shared/retry.ts'
 import type { Scope } from '../shared/scope.ts'
 import type { Link } from '../shared/streams/chain.ts'
 import type { Entry } from '../shared/streams/producer.ts'
@@ -16,41 +18,26 @@ import type {
   Message,
   SyncMessage,
 } from './frame.ts'
+import type { Found, Keys } from './keys.ts'
 import type { IngesterMetrics } from './metrics.ts'
 import { isSignedBy, type Proved, prove, type VerifyMode } from './prove.ts'
 import { type Prover, ProverError } from './prover.ts'
-import { createRecent } from './recent.ts'
+import type { Recent } from './recent.ts'
+import type { Unproved } from './unproved.ts'
 
 /** How long a commit waits for its key before INGESTER_VERIFY_UNAVAILABLE decides. */
 const keyWithinMs = 5_000
-/** Look-ups at once: a cold start meets some hundred accounts a second. */
-const lookUpsAtOnce = 64
-/** Whose #identity or inactive #account was seen lately. */
-const accountsRemembered = 100_000
-/** An account whose host can't serve all of it now goes on committing (spec: account, "status"). */
-const speaking: ReadonlySet<string> = new Set(['desynchronized', 'throttled'])
-/** A forged commit costs its account a look-up; a flood of them costs one in this time. */
-const refreshEveryMs = 10_000
-
-/** The part of an account's identity that is needed here. */
-interface Account {
-  /** `did:key:…`; null when the document has none. */
-  signingKey: string | null
-}
-
-export interface Resolver {
-  /** What is at hand, and may still be believed. */
-  peek?(did: string): Account | null
-  /** Throws `IdentityError`. */
-  resolve(did: string, options: { refresh: boolean; signal: AbortSignal }): Promise<Account>
-}
 
 export interface VerifierOptions {
-  identity: Resolver
+  keys: Pick<Keys, 'at' | 'find' | 'refresh' | 'forget'>
   mode: VerifyMode
   /** What becomes of a commit whose key can't be had in time. */
   unavailable: 'pass' | 'wait'
   scope: Scope
+  /** Where commits are put that nobody could verify; they become entries once they stand there. */
+  unproved?: Pick<Unproved, 'add'>
+  /** What relays have said of accounts, and is durable: the same from another one is left out. */
+  said?: Recent
   /** Where messages are proved, by this mode and scope; without it here. */
   prover?: Pick<Prover, 'prove'>
   signal: AbortSignal
@@ -75,130 +62,80 @@ export type Translate = (message: Message) => Promise<Translation>
 
 /**
  * A translation whose calls overlap: identities are looked up beside the stream. Calls must be made
- * in the order of the stream, since an #identity makes the commits after it look again, and an
- * inactive #account refuses them. Results never depend on which look-up ends first.
+ * in the order of the stream, since an #identity makes the commits after it look again. Results never
+ * depend on which look-up ends first.
+ *
+ * An #account is what one relay says, unsigned: it becomes an event, and refuses no commit, which the
+ * account itself has signed.
  *
  * A #sync becomes no entry, but a link of its repo's chain.
  */
 export function createVerifier(options: VerifierOptions): Translate {
-  const { mode, unavailable, scope, signal, log, metrics } = options
+  const { mode, unavailable, scope, signal, log, metrics, keys, unproved, said } = options
   const { now = Date.now, keyWithinMs: withinMs = keyWithinMs } = options
-  const limit = pLimit(lookUpsAtOnce)
   const { prover = { prove: async (...given) => prove(...given, { mode, scope, now: now() }) } } =
     options
-  /** Their documents are to be fetched anew before the next commit is judged. */
-  const stale = createRecent(accountsRemembered)
-  /** Since which position: what is read again from before it is taken. */
-  const inactive = new Map<string, number>()
-  const refreshed = new Map<string, number>()
-  const refreshing = new Map<string, Promise<LookUp>>()
+  let keysAway = false
 
-  let directoryAway = false
-
-  const lookUp = (did: string, refresh: boolean, until: number): Promise<LookUp> => {
-    const left = Math.max(0, until - Date.now())
-    const deadline = AbortSignal.any([signal, AbortSignal.timeout(left)])
-    return limit(async () => {
-      if (deadline.aborted) return 'unavailable'
-      try {
-        return await options.identity.resolve(did, { refresh, signal: deadline })
-      } catch (error) {
-        if (deadline.aborted) return 'unavailable'
-        if (!(error instanceof IdentityError)) throw error
-        return error.kind === 'unavailable' ? 'unavailable' : 'none'
-      }
-    })
-  }
-
-  /** Tries for as long as it may: `unavailable` is the answer after that, or at the stop. */
-  const identityOf = async (did: string, refresh: boolean): Promise<LookUp> => {
-    let until = Date.now() + withinMs
-    for (let attempt = 1; ; attempt += 1) {
-      const found = await lookUp(did, refresh, until)
-      if (found !== 'unavailable') {
-        directoryAway = false
-        return found
-      }
-      if (signal.aborted) return found
-      if (Date.now() >= until) {
-        metrics.unavailable.inc()
-        if (!directoryAway) log.warn({ did, policy: unavailable }, 'keys can not be had in time')
-        directoryAway = true
-        if (unavailable === 'pass') return found
-        until = Date.now() + withinMs
-      }
-      const waitMs = backoff(attempt, { initialMs: 200, maxMs: 2_000 })
-      await sleep(Math.min(waitMs, Math.max(0, until - Date.now())), signal)
+  /** `unavailable` after the time that a commit may wait; never, where it waits for the directory. */
+  const find = async (did: string): Promise<Found> => {
+    const found = await keys.find(did, now() + withinMs)
+    if (found !== 'unavailable') {
+      keysAway = false
+      return found
     }
+    stopped(found)
+    metrics.unavailable.inc()
+    if (!keysAway) log.warn({ did, policy: unavailable }, 'keys can not be had in time')
+    keysAway = true
+    // The host of a did:web is nobody's mirror: it must not hold the position for ever.
+    if (unavailable === 'pass' || did.startsWith('did:web:')) return found
+    return keys.find(did, null)
   }
-
-  /** Whether another look at the directory is due; at most one in a while for each account. */
-  const mayRefresh = (did: string): boolean => {
-    const last = refreshed.get(did)
-    if (last !== undefined && now() - last < refreshEveryMs) return false
-    refreshed.delete(did)
-    refreshed.set(did, now())
-    for (const [oldest] of refreshed) {
-      if (refreshed.size <= accountsRemembered) break
-      refreshed.delete(oldest)
-    }
-    return true
-  }
-
-  /** Asks the directory anew; whoever asks meanwhile gets the same answer. */
-  const refresh = (did: string): Promise<LookUp> => {
-    metrics.refreshes.inc()
-    const asking = identityOf(did, true).finally(() => {
-      if (refreshing.get(did) === asking) refreshing.delete(did)
-    })
-    refreshing.set(did, asking)
-    return asking
-  }
-
-  const known = (did: string): Promise<LookUp> => refreshing.get(did) ?? identityOf(did, false)
 
   /** Proves a message by the key of its account; `unverified` when that can't be had. Throws `RefusedError`. */
   const judge = async (message: CommitMessage | SyncMessage): Promise<Judged> => {
     if (mode === 'none') return { ...(await prover.prove(message, null)), verdict: 'unverified' }
     const { did } = message
-    const atHand =
-      stale.has(did) || refreshing.has(did) ? null : (options.identity.peek?.(did) ?? null)
+    const atHand = keys.at(did)
     if (atHand !== null) {
-      const proved = await prover.prove(message, atHand.signingKey)
+      const proved = await prover.prove(message, atHand)
       if (proved.signed) return { ...proved, verdict: 'signed' }
-      return { ...proved, verdict: await judgeAnew(did, proved, 'signature') }
+      return { ...proved, verdict: await judgeAnew(message, proved, 'signature') }
     }
     // Asked before the first wait: an #identity that comes later must not change this answer.
-    const asking = stale.delete(did) ? refresh(did) : known(did)
+    const asking = find(did)
     const [proved, found] = await Promise.all([prover.prove(message, null), asking])
     stopped(found)
     if (found === 'unavailable') return { ...proved, verdict: 'unverified' }
-    if (found !== 'none' && isSignedBy(found.signingKey, proved)) {
-      return { ...proved, verdict: 'signed' }
-    }
+    if (found !== 'none' && isSignedBy(found.key, proved)) return { ...proved, verdict: 'signed' }
     const reason = found === 'none' ? 'identity' : 'signature'
-    return { ...proved, verdict: await judgeAnew(did, proved, reason) }
+    return { ...proved, verdict: await judgeAnew(message, proved, reason) }
   }
 
   /** Looks once more at whose signature it is. In a burst after a change of keys one asks, and all judge by its answer. */
-  const judgeAnew = async (did: string, proved: Proved, reason: Unproved): Promise<'signed'> => {
-    const found = await (mayRefresh(did) ? refresh(did) : known(did))
+  const judgeAnew = async (
+    message: CommitMessage | SyncMessage,
+    proved: Proved,
+    reason: Unverified,
+  ): Promise<'signed'> => {
+    const { did } = message
+    const found = await keys.refresh(did, now() + withinMs)
     stopped(found)
-    if (typeof found !== 'string' && isSignedBy(found.signingKey, proved)) return 'signed'
+    const key = typeof found === 'string' ? keys.at(did) : found.key
+    if (key !== null && isSignedBy(key, proved)) return 'signed'
+    // Nobody could say whether the account has another key by now: that is found out later.
+    if (found === 'unavailable') await unproved?.add(message, proved, 'refused')
     if (reason === 'identity') throw new RefusedError(reason, 'the account can not be resolved')
     throw new RefusedError(reason, 'the signature is not that of the key of the account')
   }
 
   /** At the stop nothing is judged any more: it would pass without a look, or be refused for want of one. */
-  const stopped = (found: LookUp) => {
+  const stopped = (found: Found | 'recent') => {
     if (found === 'unavailable') signal.throwIfAborted()
   }
 
   const commit = async (message: CommitMessage): Promise<Translation> => {
-    const restsSince = inactive.get(message.did)
-    if (restsSince !== undefined && message.seq > restsSince) {
-      throw new RefusedError('account-inactive', 'a commit of an account that is not active')
-    }
     const judged = await judge(message)
     const { verdict, proof, entries, counts, dropped } = judged
     if (verdict === 'signed') metrics.verified.inc({ proof })
@@ -208,8 +145,10 @@ export function createVerifier(options: VerifierOptions): Translate {
     if (counts.update > 0) metrics.updates.inc(counts.update)
     if (counts.delete > 0) metrics.deletes.inc(counts.delete)
     for (const reason of dropped) metrics.droppedOps.inc({ reason })
-    const events = entries.map((json) => ['event', json])
-    return { entries: events, link: linkOf(message, judged, mode) }
+    const link = linkOf(message, judged, mode)
+    if (!link.doubtful) return { entries: entries.map((json) => ['event', json]), link }
+    await unproved?.add(message, judged, 'passed')
+    return { entries: entries.map((json) => ['event', withoutProof(json)]), link }
   }
 
   const sync = async (message: SyncMessage): Promise<Translation> => {
@@ -219,20 +158,23 @@ export function createVerifier(options: VerifierOptions): Translate {
   }
 
   const identity = ({ seq, time, did, handle }: IdentityMessage): Translation => {
-    stale.add(did)
-    refreshed.delete(did)
+    keys.forget(did)
     const named = handle === null ? {} : { handle }
-    return { entries: [encodeEvent({ type: 'identity', seq, time, did, ...named })] }
+    return once(`identity ${did} ${time} ${handle}`, { type: 'identity', seq, time, did, ...named })
   }
 
-  const account = ({ seq, time, did, active, status }: AccountMessage): Translation => {
-    inactive.delete(did)
-    if (!active && !speaking.has(status ?? '')) inactive.set(did, seq)
-    for (const [oldest] of inactive) {
-      if (inactive.size <= accountsRemembered) break
-      inactive.delete(oldest)
+  const account = ({ seq, time, did, active, status }: AccountMessage): Translation =>
+    once(`account ${did} ${time} ${active} ${status}`, {
+      ...{ type: 'account', seq, time, did, active, status },
+    })
+
+  /** What another relay has said already, and is durable, is not said again. */
+  const once = (name: string, event: IdentityEvent | AccountEvent): Translation => {
+    if (said?.has(name)) {
+      metrics.duplicates.inc()
+      return nothing
     }
-    return { entries: [encodeEvent({ type: 'account', seq, time, did, active, status })] }
+    return { entries: [encodeEvent(event)], onDurable: () => said?.add(name) }
   }
 
   const refuse = (message: CommitMessage | SyncMessage, error: unknown): Translation => {
@@ -270,12 +212,9 @@ export function createVerifier(options: VerifierOptions): Translate {
 
 const nothing: Translation = { entries: [] }
 
-/** `none`: there is certainly no such account; `unavailable`: nobody can say now. */
-type LookUp = Account | 'none' | 'unavailable'
-
 /** `unverified` when the key can't be had, or need not be. */
 type Judged = Proved & { verdict: 'signed' | 'unverified' }
-type Unproved = Extract<Refusal, 'identity' | 'signature'>
+type Unverified = Extract<Refusal, 'identity' | 'signature'>
 
 function linkOf(message: CommitMessage | SyncMessage, judged: Judged, mode: VerifyMode): Link {
   const { type: kind, did, rev } = message

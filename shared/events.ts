@@ -236,7 +236,6 @@ export function decodeRequest(fields: readonly string[]): BackfillRequest {
  */
 export function timestamp(value: string): string {
   if (isPlainTimestamp(value)) return value
-  if (isPlainTimestamp(value)) return value
   const match =
     /^(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d(?:\.\d+)?) ?(UTC|[Zz]|[+-]\d\d:?\d\d)$/.exec(value)
   if (match === null)
@@ -245,14 +244,6 @@ export function timestamp(value: string): string {
   const date = new Date(`${match[1]}T${match[2]}${zone}`)
   if (Number.isNaN(date.getTime())) throw new InvalidEventError(`no such time: ${value}`)
   return date.toISOString()
-}
-
-const plainForm =
-  /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z$/
-
-/** What is in our form already; a day that not every month has is looked at more closely. */
-function isPlainTimestamp(value: string): boolean {
-  return value.length === 24 && plainForm.test(value)
 }
 
 const plainForm =

@@ -63,6 +63,7 @@ const curves = {
 
 const didKeyPrefix = 'did:key:'
 const compressedLength = 33
+const packedLength = 2 + compressedLength
 const uncompressedLength = 65
 const signatureLength = 64
 
@@ -70,12 +71,13 @@ const signatureLength = 64
 const known = new Map<string, PublicKey>()
 const maxKnown = 20_000
 
-/** Reads `did:key:z…` or its bare multibase. Throws KeyError. */
+/** Reads `did:key:z…`, its bare multibase, or the short form of `packKey`. Throws KeyError. */
 export function parseDidKey(text: string): PublicKey {
   const multibase = text.startsWith(didKeyPrefix) ? text.slice(didKeyPrefix.length) : text
   const found = known.get(multibase)
   if (found) return found
-  const bytes = fromMultibase(multibase)
+  const packed = multibase.length === packedLength && multibase[0] !== 'z'
+  const bytes = packed ? Buffer.from(multibase, 'latin1') : fromMultibase(multibase)
   for (const curve of ['k256', 'p256'] as const) {
     const [first, second] = curves[curve].multicodec
     if (bytes[0] !== first || bytes[1] !== second) continue
@@ -84,6 +86,13 @@ export function parseDidKey(text: string): PublicKey {
     return remember(multibase, publicKey(curve, point))
   }
   throw new KeyError('a key of an unknown kind')
+}
+
+/** The bytes behind `did:key:z…`, as Latin-1 text: a third of its length. Throws KeyError. */
+export function packKey(didKey: string): string {
+  const packed = Buffer.from(fromMultibase(didKey.slice(didKeyPrefix.length))).toString('latin1')
+  if (packed.length === packedLength) return packed
+  throw new KeyError('the key is not a compressed point')
 }
 
 /**
