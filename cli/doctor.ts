@@ -1,0 +1,106 @@
+/** `sluice doctor`: finds what older workers left in a database and, when asked, heals it. */
+import { collections } from '../indexer/collections/index.ts'
+import { createDeriver } from '../indexer/derive.ts'
+import { examine, type Finding } from '../indexer/doctor/doctor.ts'
+import { compileLexicons } from '../indexer/lexicons.ts'
+import { requireTables } from '../indexer/tables.ts'
+import { options } from '../migrations/options.ts'
+import { readConfig } from '../shared/config.ts'
+import { InvalidEventError } from '../shared/errors.ts'
+import { timestamp } from '../shared/events.ts'
+import { createLog } from '../shared/log.ts'
+import { connectPostgres } from '../shared/postgres.ts'
+import { act, examples, type Register, UserError } from './command.ts'
+import type { Progress } from './output.ts'
+
+interface Flags {
+  repair?: boolean
+  counts?: boolean
+  since?: string
+}
+
+/** What each kind of finding is, for people. */
+const docs: Readonly<Record<string, string>> = {
+  tombstones: 'deleted records that are kept as {}',
+  links: 'records whose links are byte arrays',
+  revs: 'records with a rev that no longer is theirs',
+  times: 'rows with a time in another form',
+  blobs: 'rows without the CID of a blob that the record has',
+  actors: 'accounts with records and no row',
+  notifications: 'notifications that stand twice',
+  counts: 'keys whose counters differ from a recount',
+}
+
+const statementTimeoutMs = 120_000
+
+export const register: Register = (program, context) => {
+  program
+    .command('doctor')
+    .description('find what older workers left in the database, and heal it with --repair')
+    .option('--repair', 'heal what is found; indexers may run meanwhile. Call again to continue')
+    .option('--counts', 'compare every counter with a recount of its rows too')
+    .option('--since <time>', 'workers that keep no revs wrote here from then on: forget old revs')
+    .option('--json', 'print JSON')
+    .addHelpText(
+      'after',
+      examples(['sluice doctor', 'sluice doctor --repair --counts', 'sluice doctor --json']),
+    )
+    .action(
+      act(context, async ({ repair = false, counts = false, since }: Flags) => {
+        const { env, out, signal } = context
+        const { databaseUrl, schema, logLevel } = readConfig(options, env)
+        const log = createLog('doctor', logLevel, process.stderr)
+        const from = since === undefined ? null : timeOf(since)
+        await using sql = connectPostgres({
+          databaseUrl,
+          poolSize: 2,
+          log,
+          applicationName: 'sluice-doctor',
+        })
+        await requireTables(sql, schema)
+        const names = collections.map(({ nsid }) => nsid)
+        const deriver = createDeriver(collections, await compileLexicons(names))
+        const scope = () => true
+        let bar: { walk: string; progress: Progress } | null = null
+        const findings = await examine({
+          apply: { sql, schema, collections, deriver, scope, statementTimeoutMs, handles: true },
+          repair,
+          counts,
+          since: from,
+          signal,
+          onProgress: (walk, done, total) => {
+            if (bar?.walk !== walk) {
+              bar?.progress[Symbol.dispose]()
+              bar = { walk, progress: out.progress(walk) }
+            }
+            bar.progress.at(done, total)
+          },
+        })
+        ;(bar as { progress: Progress } | null)?.progress[Symbol.dispose]()
+        const wrong = byKind(findings)
+        out.rows(
+          wrong.map(({ kind, found }) => {
+            return { found, repaired: repair ? found : 0, kind, what: docs[kind] ?? '' }
+          }),
+          'nothing is wrong',
+        )
+        return wrong.length > 0 && !repair ? 1 : 0
+      }),
+    )
+}
+
+/** What was found of each kind, without those of which nothing was. */
+function byKind(findings: readonly Finding[]): { kind: string; found: number }[] {
+  const sums = new Map<string, number>()
+  for (const { kind, found } of findings) sums.set(kind, (sums.get(kind) ?? 0) + found)
+  return [...sums].filter(([, found]) => found > 0).map(([kind, found]) => ({ kind, found }))
+}
+
+function timeOf(text: string): string {
+  try {
+    return timestamp(text)
+  } catch (error) {
+    if (!(error instanceof InvalidEventError)) throw error
+    throw new UserError('--since: must be a time such as 2026-01-02T03:04:05Z')
+  }
+}

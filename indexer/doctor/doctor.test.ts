@@ -1,0 +1,189 @@
+/** A database that the older Rust workers have filled: examined, healed, and used as if it were ours. */
+import { execFile } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { pino } from 'pino'
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { migrate } from '../../migrations/migrate.ts'
+import { connectPostgres } from '../../shared/postgres.ts'
+import { type TestDatabase, testDatabase } from '../../test/servers/postgres.ts'
+import type { ApplyOptions } from '../apply.ts'
+import { aLike, aPost, did, miscounts, refTo, testIndexer, uri } from '../testing.ts'
+import { type DoctorOptions, examine, type Finding } from './doctor.ts'
+
+const main = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
+const never = new AbortController().signal
+const alice = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa'
+const bob = 'did:plc:bbbbbbbbbbbbbbbbbbbbbbbb'
+const post = `at://${alice}/app.bsky.feed.post/3kzaaaaaaaa22`
+
+let indexer: Awaited<ReturnType<typeof testIndexer>>
+let database: TestDatabase
+let sql: ReturnType<typeof connectPostgres>
+
+beforeAll(async () => {
+  indexer = await testIndexer()
+})
+afterAll(() => indexer[Symbol.asyncDispose]())
+beforeEach(async () => {
+  database = await rustDatabase()
+  sql = connectPostgres({ databaseUrl: database.url, poolSize: 3, log: pino({ level: 'silent' }) })
+  return async () => {
+    await sql[Symbol.asyncDispose]()
+    await database[Symbol.asyncDispose]()
+  }
+})
+
+/** Made by the AppView's tables alone, filled by the Rust workers, and adopted by us. */
+async function rustDatabase(): Promise<TestDatabase> {
+  const made = await testDatabase({ migrated: false })
+  const text = (path: string) => readFile(new URL(path, import.meta.url), 'utf8')
+  await made.sql.unsafe('create schema bsky')
+  await made.sql.unsafe(await text('../../migrations/0001_appview.sql'))
+  await made.sql.unsafe(await text('../../test/fixtures/databases/rust.sql'))
+  await migrate({ databaseUrl: made.url, schema: 'bsky', adopt: true })
+  return made
+}
+
+const options = (more: Partial<DoctorOptions> = {}): DoctorOptions => ({
+  apply: { ...indexer.options, sql } as ApplyOptions,
+  repair: false,
+  counts: true,
+  since: null,
+  signal: never,
+  ...more,
+})
+const sums = (findings: readonly Finding[]) => {
+  const byKind: Record<string, number> = {}
+  for (const { kind, found } of findings) byKind[kind] = (byKind[kind] ?? 0) + found
+  return byKind
+}
+const rows = (query: string) => database.sql.unsafe(query)
+
+const expected = {
+  tombstones: 2,
+  links: 1,
+  revs: 0,
+  blobs: 2,
+  times: 11,
+  actors: 1,
+  notifications: 2,
+  counts: 2,
+}
+const healthy = Object.fromEntries(Object.keys(expected).map((kind) => [kind, 0]))
+
+test('everything is found, and nothing is changed without being asked', async () => {
+  const before = await rows(`select json, "indexedAt" from record order by uri`)
+  expect(sums(await examine(options()))).toEqual(expected)
+  expect(await rows(`select json, "indexedAt" from record order by uri`)).toEqual(before)
+  expect(sums(await examine(options()))).toEqual(expected)
+})
+
+test('everything is healed, and a second look finds nothing', async () => {
+  expect(sums(await examine(options({ repair: true })))).toMatchObject({ tombstones: 2, links: 1 })
+  expect(sums(await examine(options()))).toEqual(healthy)
+  expect(await rows('select uri, rev from record_tombstone')).toEqual([
+    { uri: `at://${bob}/app.bsky.feed.like/3kzaaaaaaad22`, rev: '3kzaaaaaaae22' },
+  ])
+  expect(await rows('select "thumbCid" from post_embed_external')).toEqual([
+    { thumbCid: expect.stringMatching(/^bafkrei/) },
+  ])
+  expect(await rows('select "avatarCid", "bannerCid" from profile')).toEqual([
+    { avatarCid: expect.stringMatching(/^bafkrei/), bannerCid: null },
+  ])
+  expect(
+    await rows(
+      `select json like '%"ref":{"$link":"bafkrei%' as healed from record where uri = '${post}'`,
+    ),
+  ).toEqual([{ healed: true }])
+  expect(await rows('select "createdAt", "indexedAt", "sortAt" from post')).toEqual([
+    {
+      createdAt: '2025-10-30T06:56:52.000Z',
+      indexedAt: '2025-10-30T06:56:52.123Z',
+      sortAt: '2025-10-30T06:56:52.000Z',
+    },
+  ])
+  expect(await rows('select did from actor order by did')).toEqual([{ did: alice }, { did: bob }])
+  expect(await rows(`select key from reconcile where kind = 'handle'`)).toEqual([{ key: bob }])
+  expect(await rows('select * from notification')).toHaveLength(1)
+  expect(await miscounts(database.sql as never)).toEqual([])
+  expect(await rows('select * from doctor_progress')).toEqual([])
+})
+
+test('a repair that was interrupted continues where it was, and its pages stay done', async () => {
+  const stop = new AbortController()
+  const seen: string[] = []
+  const onProgress = (walk: string) => {
+    seen.push(walk)
+    if (walk === 'times of record') stop.abort(new Error('stopped'))
+  }
+  const stopped = examine(options({ repair: true, signal: stop.signal, onProgress }))
+  await expect(stopped).rejects.toThrow('stopped')
+  expect(await rows('select uri from record_tombstone')).toHaveLength(1)
+  await examine(options({ repair: true }))
+  expect(sums(await examine(options()))).toEqual(healthy)
+})
+
+test('revs that workers without revs left behind are forgotten, so that what comes is newer', async () => {
+  const since = '2025-10-30T06:56:52.100Z'
+  await examine(options({ repair: true }))
+  const found = sums(await examine(options({ repair: true, since })))
+  expect(found['revs']).toBe(3)
+  expect(await rows('select distinct rev from record')).toEqual([{ rev: null }])
+  expect(sums(await examine(options({ since })))).toEqual(healthy)
+})
+
+test('counters are set right while indexers count at the same posts', async () => {
+  const loved = aPost({ by: did('alice'), rev: 1 })
+  const apply = indexer.applyWith({ sql })
+  await apply([loved])
+  await rows(`insert into post_agg (uri, "likeCount") values ('${uri(loved)}', 1000)`)
+  const likes = Array.from({ length: 40 }, (_, n) =>
+    aLike({ by: did(`l${n}`), rev: n + 2, of: refTo(loved) }),
+  )
+  const counting = (async () => {
+    for (const like of likes) await apply([like])
+  })()
+  for (let look = 0; look < 5; look += 1) await examine(options({ repair: true }))
+  await counting
+  expect(await rows(`select "likeCount" from post_agg where uri = '${uri(loved)}'`)).toEqual([
+    { likeCount: '40' },
+  ])
+  expect(await miscounts(database.sql as never)).toEqual([])
+})
+
+test('an indexer works on it at once, healed or not', async () => {
+  const apply = indexer.applyWith({ sql })
+  const like = aLike({
+    by: did('c'),
+    rev: 9,
+    of: { uri: post, cid: refTo(aPost({ by: alice, rev: 1 })).cid },
+  })
+  expect((await apply([like])).outcomes).toEqual(['applied'])
+  // A deletion that is a row is a deletion: what is older stays away, what is newer comes.
+  const again = aLike({ by: bob, rev: 1, rkey: '3kzaaaaaaad22', of: { uri: post, cid: like.cid } })
+  const older = { ...again, rev: '3kz2222222222' }
+  const newer = { ...again, rev: '3kzb222222222' }
+  expect((await apply([older])).outcomes).toEqual(['stale'])
+  expect((await apply([newer])).outcomes).toEqual(['applied'])
+  await examine(options({ repair: true }))
+  expect(await miscounts(database.sql as never)).toEqual([])
+})
+
+test('the command tells by its exit code whether something is wrong, and heals when asked', async () => {
+  const env = { DATABASE_URL: database.url, PATH: '' }
+  const sluice = (...args: string[]) =>
+    new Promise<{ code: number; out: string; err: string }>((resolve) => {
+      execFile(process.execPath, [main, 'doctor', ...args], { env }, (error, out, err) => {
+        resolve({ code: error === null ? 0 : Number(error.code), out, err })
+      })
+    })
+  const found = await sluice('--json', '--counts')
+  expect(found.code).toBe(1)
+  expect(JSON.parse(found.out)).toContainEqual(
+    expect.objectContaining({ kind: 'tombstones', found: 2, repaired: 0 }),
+  )
+  expect((await sluice('--repair', '--counts')).code).toBe(0)
+  expect(await sluice('--counts')).toMatchObject({ code: 0, out: 'nothing is wrong\n' })
+  expect(await sluice('--since', 'yesterday')).toMatchObject({ code: 2 })
+})
