@@ -123,12 +123,12 @@ export function createDirectory(options: DirectoryOptions): Directory {
       answered()
       answer(account)
     } catch (error) {
+      if (signal.aborted) return answer('unavailable')
       if (!(error instanceof IdentityError)) return question.fail(error)
       if (error.kind !== 'unavailable') {
         answered()
         answer('none')
-      } else if (signal.aborted) answer('unavailable')
-      else if (error.tooOften) {
+      } else if (error.tooOften) {
         failures = 0
         pace.tooOften(error.retryAfterMs)
         again(question)
