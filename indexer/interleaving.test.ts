@@ -2,14 +2,21 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Event } from '../shared/events.ts'
 import type { Point } from './apply.ts'
+import { drain } from './rules/drain.ts'
 import {
   aDeleteOf,
   aLike,
   aPost,
+  aPostGate,
+  aQuote,
+  aReply,
   aRepost,
   aSnapshot,
+  aThreadGate,
+  aThreadRule,
   did,
   dump,
+  mentioning,
   miscounts,
   refTo,
   type TestIndexer,
@@ -19,7 +26,12 @@ import {
 } from './testing.ts'
 
 const alice = did('alice')
+const bob = did('bob')
+const carol = did('carol')
 const points: readonly Point[] = ['begun', 'locked', 'decided', 'written', 'counted']
+const rulePoints: readonly Point[] = [
+  ...(['reconcile-begun', 'reconcile-locked', 'reconcile-read', 'reconciled'] as const),
+]
 
 let indexer: TestIndexer
 beforeAll(async () => {
@@ -31,25 +43,36 @@ const clear = () =>
   indexer.sql.unsafe(`truncate ${tables.map((name) => `"${name}"`).join(', ')}, reconcile`)
 beforeEach(clear)
 
-/** Applies `held` up to a point, then `other` until it ends or waits for a lock, then both to their ends. */
-async function meet(held: Event[], other: Event[], at: Point): Promise<void> {
+type Probe = (point: Point) => Promise<void>
+
+/** Runs `held` up to a point, then `other` until it ends or waits for a lock, then both to their ends. */
+async function meet(
+  held: (probe: Probe) => Promise<unknown>,
+  other: () => Promise<unknown>,
+  at: Point,
+): Promise<void> {
   const reached = Promise.withResolvers<void>()
   const release = Promise.withResolvers<void>()
-  const probe = async (point: Point) => {
-    if (point !== at) return
+  let isReached = false
+  const first = held(async (point) => {
+    if (point !== at || isReached) return
+    isReached = true
     reached.resolve()
     await release.promise
-  }
-  const first = indexer.applyWith({ probe })(held)
+  })
   await Promise.race([reached.promise, first])
   let ended = false
-  const second = indexer.apply(other).finally(() => {
+  const second = other().finally(() => {
     ended = true
   })
   await expect.poll(async () => ended || (await waiting()) > 0, { interval: 2 }).toBe(true)
   release.resolve()
   await Promise.all([first, second])
+  await indexer.settle()
 }
+
+const applying = (events: readonly Event[]) => (probe: Probe) =>
+  indexer.applyWith({ probe })([...events])
 
 async function waiting(): Promise<number> {
   const found = await indexer.sql.unsafe(
@@ -58,30 +81,81 @@ async function waiting(): Promise<number> {
   return found.length
 }
 
-describe.each(points)('held when it has %s', (point) => {
+type Case = [name: string, before: Event[], a: Event[], b: Event[]]
+
+describe('two transactions', () => {
   const post = aPost({ by: alice, rev: 1 })
   const update = aPost({ by: alice, rev: 2, rkey: post.rkey, update: true }, { text: 'new' })
-  const like = aLike({ by: did('bob'), rev: 3, of: refTo(post) })
+  const like = aLike({ by: bob, rev: 3, of: refTo(post) })
+  const second = aLike({ by: bob, rev: 4, of: refTo(post) })
+  const repost = aRepost({ by: carol, rev: 3, of: refTo(post) })
   const snapshot = aSnapshot(alice, 5, [])
+  const inviting = aPost({ by: alice, rev: 1 }, mentioning(bob))
+  const reply = aReply({ by: bob, rev: 2, to: post })
+  const below = aReply({ by: carol, rev: 3, to: reply, root: post })
+  const quote = aQuote({ by: bob, rev: 2, of: post })
+  const gate = aThreadGate({ rev: 6, of: post, allow: [] })
+  const asking = aThreadGate({ rev: 6, of: post, allow: [aThreadRule('mention')] })
+  const postGate = aPostGate({ rev: 6, of: post })
 
-  test.each<[string, Event[], Event[]]>([
-    ['a create and an update of the same record', [post], [update]],
-    ['a create and the deletion of it', [post], [aDeleteOf(post, 2)]],
-    ['an update and an older deletion', [update], [aDeleteOf(post, 1)]],
-    ['the end of a snapshot and a late create', [snapshot.complete], [post]],
-    ['a batch and the same batch', [post, like], [post, like]],
-  ])('%s end as one after the other', async (_, a, b) => {
-    await indexer.applyEach([...a, ...b])
+  const own: Case[] = [
+    ['a create and an update of the same record', [], [post], [update]],
+    ['a create and the deletion of it', [], [post], [aDeleteOf(post, 2)]],
+    ['an update and an older deletion', [], [update], [aDeleteOf(post, 1)]],
+    ['the end of a snapshot and a late create', [], [snapshot.complete], [post]],
+    ['a batch and the same batch', [], [post, like], [post, like]],
+    ['a duplicate and the deletion of who holds the row', [like], [second], [aDeleteOf(like, 9)]],
+    ['a like and a repost of one post', [post], [like], [repost]],
+  ]
+  const ofOthers: Case[] = [
+    ['a reply and its parent', [], [reply], [post]],
+    ['a reply and the parent of its parent', [reply], [below], [post]],
+    ['a reply and its parent, which is in no thread', [], [below], [reply]],
+    ['a gate and its post', [], [gate, postGate], [post]],
+    ['a gate and a reply', [post], [gate], [reply]],
+    ['a reply and its root, which mentions its author', [asking], [reply], [inviting]],
+    ['a reply and the end of its gate', [post, gate], [reply], [aDeleteOf(gate, 9)]],
+    ['a gate and a quote', [post], [postGate], [quote]],
+    ['a gate and the deletion of a reply', [post, reply], [gate], [aDeleteOf(reply, 9)]],
+  ]
+  const cases = [
+    ...points.flatMap((point) => own.map((entry) => [point, ...entry] as const)),
+    ...(['locked', 'counted', ...rulePoints] as const).flatMap((point) =>
+      ofOthers.map((entry) => [point, ...entry] as const),
+    ),
+  ]
+
+  test.each(cases)('held when one has %s: %s end as one after the other', async (...entry) => {
+    const [point, , before, a, b] = entry
+    await indexer.applyEach([...before, ...a, ...b])
     const expected = await dump(indexer.sql)
     for (const [held, other] of [
       [a, b],
       [b, a],
     ] as const) {
       await clear()
-      await meet([...held], [...other], point)
+      await indexer.applyEach(before)
+      await meet(applying(held), () => indexer.apply([...other]), point)
       expect(await dump(indexer.sql)).toEqual(expected)
       expect(await miscounts(indexer.sql)).toEqual([])
     }
+  })
+})
+
+describe.each(rulePoints)('a walk held when it has %s', (point) => {
+  test('and a reply that reads what the walk changes end as one after the other', async () => {
+    const root = aPost({ by: alice, rev: 1 })
+    const reply = aReply({ by: bob, rev: 2, to: root })
+    const below = aReply({ by: carol, rev: 3, to: reply, root })
+    await indexer.applyEach([root, reply, below])
+    const expected = await dump(indexer.sql)
+    await clear()
+    await indexer.apply([reply])
+    const { left } = await indexer.applyWith({})([root])
+    expect(left).toMatchObject([{ kind: 'replies', key: uri(root) }])
+    const walk = (probe: Probe) => drain({ ...indexer.options, probe })
+    await meet(walk, () => indexer.applyWith({})([below]), point)
+    expect(await dump(indexer.sql)).toEqual(expected)
   })
 })
 
