@@ -16,6 +16,9 @@ export interface Migration {
   sql: string
 }
 
+/** Where the files are. */
+export const migrationFolder = new URL('./', import.meta.url)
+
 const fileName = /^\d{4}_[a-z0-9_]+\.sql$/
 const firstLine = /^-- sluice: (appview|ours|concurrently)\n/
 

@@ -7,7 +7,7 @@ import { connectPostgres, inTransaction, type Transaction } from '../shared/post
 import { sleep } from '../shared/retry.ts'
 import { obstacles } from './adopt.ts'
 import { columnsOf, indexState, relationsOf, uniqueKeysOf } from './catalogue.ts'
-import { type Migration, readMigrations } from './files.ts'
+import { type Migration, migrationFolder, readMigrations } from './files.ts'
 import { appviewVersion } from './ours.ts'
 
 export interface MigrateOptions {
@@ -52,7 +52,6 @@ const turnAttempts = 50_000
 const turnPauseMs = 500
 /** Stands where the checksum would be when the tables were not created by us. */
 const adopted = 'adopted'
-const beside = new URL('./', import.meta.url)
 
 /**
  * Brings the schema to the newest state and tells which migrations ran. Any number of processes may
@@ -61,7 +60,7 @@ const beside = new URL('./', import.meta.url)
  */
 export async function migrate(options: MigrateOptions): Promise<string[]> {
   const log = options.log ?? pino({ level: 'silent' })
-  const migrations = await readMigrations(options.folder ?? beside)
+  const migrations = await readMigrations(options.folder ?? migrationFolder)
   await using sql = connectPostgres({
     databaseUrl: options.databaseUrl,
     poolSize: 2,
@@ -83,7 +82,7 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
 /** What is applied, what is not, and what does not fit; changes nothing. */
 export async function migrationStates(options: MigrateOptions): Promise<MigrationState[]> {
   const log = options.log ?? pino({ level: 'silent' })
-  const migrations = await readMigrations(options.folder ?? beside)
+  const migrations = await readMigrations(options.folder ?? migrationFolder)
   const { databaseUrl, schema } = options
   await using sql = connectPostgres({ databaseUrl, poolSize: 1, log })
   const applied = await inTransaction(sql, { schema, statementTimeoutMs: 10_000 }, (tx) =>
