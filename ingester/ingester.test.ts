@@ -168,6 +168,32 @@ describe('what is refused', () => {
   })
 })
 
+describe('an identity that is not known yet', () => {
+  test('holds neither the entries of other repos nor, once it is given up, the position', async () => {
+    await using room = await aRoom()
+    const { network } = room
+    const slow = await network.account()
+    const fast = await network.account()
+    const hang = network.plc.fault({ did: slow.did }, { kind: 'hang' })
+    await using ingester = startIngester(room.env)
+    await slow.create('app.bsky.feed.post', aPost('late'))
+    const before = Number(network.relay.lastSeq)
+    for (let number = 0; number < 10; number += 1) {
+      await fast.create('app.bsky.feed.post', aPost(`number ${number}`))
+    }
+    const made = async (did: string) =>
+      (await room.events()).filter((event) => event.type === 'create' && event.did === did).length
+    await expect.poll(() => made(fast.did), patience).toBe(10)
+    expect(hang.fired).toBeGreaterThan(0)
+    expect(await made(slow.did)).toBe(0)
+    expect(Number(await room.cursor())).toBeLessThan(before)
+    await room.caughtUp()
+    expect(await made(slow.did)).toBe(1)
+    expect(await ingester.metric('ingester_commits_unverified_total')).toBeGreaterThan(0)
+    expect(await room.redis.hkeys('ingester:unproved')).toEqual([slow.did])
+  })
+})
+
 describe('identities, accounts, syncs', () => {
   test('identities and accounts become events, with the status in lower case or null', async () => {
     await using room = await aRoom()

@@ -1,5 +1,6 @@
 import { Registry } from 'prom-client'
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
+import { decodeEvent } from '../shared/events.ts'
 import { createIdentity, type Identity } from '../shared/identity.ts'
 import { createLog } from '../shared/log.ts'
 import type { WholeRepo } from '../shared/streams/resyncs.ts'
@@ -11,7 +12,8 @@ import { testRedis } from '../test/servers/redis.ts'
 import { createDeadLetters } from './dead-letter.ts'
 import { decodeFrame, type Message } from './frame.ts'
 import { createKeys } from './keys.ts'
-import { createMetrics } from './metrics.ts'
+import { createMetrics, type IngesterMetrics } from './metrics.ts'
+import { prove } from './prove.ts'
 import { ProverError } from './prover.ts'
 import { createUnproved } from './unproved.ts'
 import { createVerifier, type VerifierOptions } from './verify.ts'
@@ -40,11 +42,9 @@ async function aVerifier(
   const { redis } = resources.use(await testRedis())
   const metrics = createMetrics(new Registry())
   const common = { redis, signal: stopping.signal, log: createLog('ingester', 'silent'), metrics }
-  const keys = createKeys({
-    ...common,
-    identity: { resolve: resolve ?? identity.resolve },
-    cached: 1_000,
-  })
+  const aKeys = () =>
+    createKeys({ ...common, identity: { resolve: resolve ?? identity.resolve }, cached: 1_000 })
+  const keys = aKeys()
   const deadLetters = createDeadLetters({ ...common, stream: 'firehose_live', maxLength: 100 })
   const wanted: WholeRepo[] = []
   const unproved = createUnproved({
@@ -54,16 +54,9 @@ async function aVerifier(
     resync: async (repo) => wanted.push(repo) > 0,
     roundMs: 10,
   })
-  const translate = createVerifier({
-    ...common,
-    keys,
-    unproved,
-    mode: 'full',
-    unavailable: 'pass',
-    scope: () => true,
-    keyWithinMs: 100,
-    ...more,
-  })
+  const base = { ...common, keys, unproved, mode: 'full', unavailable: 'pass' } as const
+  const settings = Object.assign({ ...base, scope: () => true, keyWithinMs: 100 }, more)
+  const translate = createVerifier(settings)
   let proving = Promise.resolve()
   resources.defer(async () => {
     stopping.abort()
@@ -71,8 +64,10 @@ async function aVerifier(
   })
   return {
     translate: async (message: Message) => (await translate(message)).entries,
-    judge: translate,
+    /** A verifier that remembers nothing, on the same Redis. */
+    restart: () => createVerifier({ ...settings, keys: aKeys() }),
     keys,
+    unproved,
     metrics,
     redis,
     wanted,
@@ -188,4 +183,116 @@ test('a thread that died refuses no message: it ends the translation', async () 
   if (commit === undefined) throw new Error('no commit was recorded')
   await expect(verifier.translate(commit)).rejects.toBe(died)
   expect(await totalOf(verifier.metrics.refused)).toBe(0)
+})
+
+describe('what passed without its key', () => {
+  /** A verifier whose directory is away until it is said to be back. */
+  async function aVerifierInTheDark(options: { forged?: boolean } = {}) {
+    const resources = new AsyncDisposableStack()
+    const network = resources.use(await startNetwork())
+    for (const document of corpusDocuments()) network.plc.serve(document)
+    const away = resources.use(anIdentity(await deadUrl()))
+    const back = resources.use(anIdentity(network.plc.url))
+    let identity = away
+    const commits = messages.filter((message) => message.type === 'commit')
+    const stranger = commits.find(({ did }) => did !== commits[0]?.did)?.did ?? ''
+    const verifier = resources.use(
+      await aVerifier(network.plc.url, {
+        resolve: (did, more) =>
+          identity === back && options.forged
+            ? back.resolve(stranger, more).then((account) => ({ ...account, did }))
+            : identity.resolve(did, more),
+      }),
+    )
+    return {
+      verifier,
+      commits,
+      comeBack: () => {
+        identity = back
+      },
+      list: () => verifier.redis.hgetall('ingester:unproved'),
+      [Symbol.asyncDispose]: () => resources.disposeAsync(),
+    }
+  }
+
+  async function lateProofs({ metrics }: { metrics: IngesterMetrics }) {
+    const { values } = await metrics.proofs.get()
+    return Object.fromEntries(values.map(({ labels, value }) => [labels['result'], value]))
+  }
+
+  test('says so in its events, and stands on a list until it is proved', async () => {
+    await using dark = await aVerifierInTheDark()
+    const { verifier, commits } = dark
+    const entries = (await Promise.all(commits.slice(0, 20).map(verifier.translate))).flat()
+    const events = entries.map(([, json]) => JSON.parse(String(json)))
+    expect(events.length).toBeGreaterThan(19)
+    expect(events.every(({ verified }) => verified === false)).toBe(true)
+    expect(decodeEvent(entries[0]?.map(String) ?? [])).toMatchObject({ did: commits[0]?.did })
+    expect(Object.keys(await dark.list()).sort()).toEqual(
+      [...new Set(commits.slice(0, 20).map(({ did }) => did))].sort(),
+    )
+    verifier.prove()
+    dark.comeBack()
+    await expect.poll(dark.list, { timeout: 20_000 }).toEqual({})
+    expect(await lateProofs(verifier)).toEqual({ proved: 20 })
+    expect(verifier.wanted).toEqual([])
+  })
+
+  test('and was not what its account signed is reported, and its repo read anew', async () => {
+    await using dark = await aVerifierInTheDark({ forged: true })
+    const { verifier, commits } = dark
+    const [commit] = commits
+    if (commit === undefined) throw new Error('no commit was recorded')
+    await verifier.translate(commit)
+    verifier.prove()
+    dark.comeBack()
+    await expect.poll(dark.list, { timeout: 20_000 }).toEqual({})
+    expect(await lateProofs(verifier)).toEqual({ disproved: 1 })
+    const [[, fields = []] = []] = await verifier.redis.xrange('firehose_live_dlq', '-', '+')
+    expect(fields).toEqual(expect.arrayContaining(['reason', 'disproved', 'did', commit.did]))
+    expect(verifier.wanted).toEqual([{ did: commit.did, rev: '2222222222222' }])
+  })
+
+  test('and does not hang together is read anew though its end is proved', async () => {
+    await using dark = await aVerifierInTheDark()
+    const { verifier, commits } = dark
+    const [commit, other] = commits
+    if (commit === undefined || other === undefined) throw new Error('no commit was recorded')
+    const proved = await prove(commit, null, { mode: 'full', scope: () => true, now: Date.now() })
+    await verifier.unproved.add(
+      { ...commit, rev: '3aaaaaaaaaaaa' },
+      { ...proved, data: other.commit },
+      'passed',
+    )
+    await verifier.translate(commit)
+    verifier.prove()
+    dark.comeBack()
+    await expect.poll(dark.list, { timeout: 20_000 }).toEqual({})
+    expect(await lateProofs(verifier)).toEqual({ resync: 1 })
+    expect(verifier.wanted).toEqual([{ did: commit.did, rev: commit.rev }])
+  })
+})
+
+test('a key that is known from Redis is not asked for again, until its account may have another', async () => {
+  await using network = await startNetwork()
+  for (const document of corpusDocuments()) network.plc.serve(document)
+  using truth = anIdentity(network.plc.url)
+  const [commit] = messages.filter((message) => message.type === 'commit')
+  if (commit === undefined) throw new Error('no commit was recorded')
+  let asked = 0
+  const resolve: Identity['resolve'] = (did, options) => {
+    asked += 1
+    return truth.resolve(did, options)
+  }
+  await using first = await aVerifier(network.plc.url, { resolve, keyWithinMs: 5_000 })
+  await first.translate(commit)
+  const stored = () => first.redis.keys('ingester:keys:*')
+  await expect.poll(stored).toHaveLength(1)
+  const restarted = first.restart()
+  await restarted(commit)
+  expect(asked).toBe(1)
+  const { seq, time, did } = commit
+  await restarted({ type: 'identity', seq, time, did, handle: null })
+  await restarted(commit)
+  expect(asked).toBe(2)
 })
