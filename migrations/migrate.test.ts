@@ -11,7 +11,7 @@ import { testDatabase } from '../test/servers/postgres.ts'
 import { type MigrateOptions, migrate, migrationStates } from './migrate.ts'
 import { catalogueOf } from './testing.ts'
 
-const main = fileURLToPath(new URL('main.ts', import.meta.url))
+const main = fileURLToPath(new URL('../cli/main.ts', import.meta.url))
 const names = [
   '0001_appview.sql',
   '0002_record_rev.sql',
@@ -113,10 +113,10 @@ test('what an extension brought does not count as something else', async () => {
   expect(await migrate(of(database))).toEqual(names)
 })
 
-test('the command tells all that is wrong with its call in one message', async () => {
-  const { code, stderr } = await command('mysql://secret@host/db', ['--adapt'], 'bsky-1')
+test('the command tells all that is wrong with its settings in one message', async () => {
+  const { code, stderr } = await command('mysql://secret@host/db', [], 'bsky-1')
   expect(code).toBe(2)
-  expect(stderr).toMatch(/--adapt.*DATABASE_URL: its value must.*DB_SCHEMA: "bsky-1" must/s)
+  expect(stderr).toMatch(/DATABASE_URL: its value must.*DB_SCHEMA: "bsky-1" must/s)
   expect(stderr).not.toMatch(/secret|\n\s+at /)
 })
 
@@ -124,13 +124,13 @@ test('the command migrates, and tells the state of each migration', async () => 
   await using database = await testDatabase({ migrated: false })
   expect(await command(database.url, [])).toMatchObject({ code: 0 })
   const { stdout } = await command(database.url, ['--status'])
-  expect(stdout.match(/^applied {2}\d{4}-\S+Z \d{4}_\w+\.sql$/gm)).toHaveLength(names.length)
+  expect(stdout.match(/^applied {2}\d{4}-\S+Z +\d{4}_\w+\.sql$/gm)).toHaveLength(names.length)
 })
 
 test('a database that is away is a failure, not a bad configuration', async () => {
   const { code, stderr } = await command('postgres://127.0.0.1:1/none', [])
   expect(code).toBe(1)
-  expect(stderr).toMatch(/^migrate: .*ECONNREFUSED.*\n$/)
+  expect(stderr).toMatch(/^sluice: .*ECONNREFUSED.*\n$/)
 })
 
 test('an encoding that can not hold every text is refused', async () => {
@@ -166,7 +166,7 @@ async function changedCopy(name: string | undefined, change: (text: string) => s
   }
 }
 
-/** Runs `npm run migrate` as a process of its own. */
+/** Runs `sluice migrate` as a process of its own. */
 function command(
   databaseUrl: string,
   args: readonly string[],
@@ -176,6 +176,6 @@ function command(
   return new Promise((resolve) => {
     const done = (error: ExecFileException | null, stdout: string, stderr: string) =>
       resolve({ code: error?.code ?? 0, stdout, stderr })
-    execFile(process.execPath, [main, ...args], { env: own }, done)
+    execFile(process.execPath, [main, 'migrate', ...args], { env: own }, done)
   })
 }
