@@ -16,6 +16,7 @@ const commands: Readonly<Record<string, Entry>> = {
   config: { doc: 'look at settings', load: () => import('./config.ts') },
   doctor: { doc: 'heal what older workers left', load: () => import('./doctor.ts') },
   gaps: { doc: 'tell what of the sources was not read', load: () => import('./gaps.ts') },
+  identities: { doc: 'keep keys of accounts at hand', load: () => import('./identities.ts') },
   migrate: { doc: 'bring the schema to the newest state', load: () => import('./migrate.ts') },
   resume: { doc: 'set positions after Redis was lost', load: () => import('./resume.ts') },
 }

@@ -41,6 +41,8 @@ export interface FetchOptions {
   /** Base URLs that the operator gave: exempt from the check of addresses, http allowed. */
   trusted: readonly string[]
   allowPrivateHosts: boolean
+  /** The most bytes of an answer; by default more than any DID document has. */
+  maxBytes?: number
   /** Ends everything under way. */
   signal: AbortSignal
 }
@@ -49,7 +51,8 @@ export interface FetchOptions {
  * A `fetch` for GET that gives an answer with its whole body, or a 404; all else is a FetchError:
  * 410 `tombstone`, 429, 5xx and broken connections `unavailable`, the rest `invalid`.
  */
-export function createFetch({ trusted, allowPrivateHosts, signal: closing }: FetchOptions) {
+export function createFetch(options: FetchOptions) {
+  const { trusted, allowPrivateHosts, signal: closing, maxBytes = maxBodyBytes } = options
   const origins = new Set(trusted.map((base) => new URL(base).origin))
   const open = agents({})
   const guarded = allowPrivateHosts ? open : agents({ lookup: publicLookup })
@@ -67,6 +70,7 @@ export function createFetch({ trusted, allowPrivateHosts, signal: closing }: Fet
         agent,
         signal,
         isTrusted,
+        maxBytes,
       })
       if (status >= 200 && status < 300)
         return new Response(status === 204 ? null : body, { status })
@@ -149,13 +153,15 @@ interface Get {
   agent: http.Agent
   signal: AbortSignal
   isTrusted: boolean
+  maxBytes: number
 }
 
 async function get(url: URL, options: Get): Promise<Answer> {
   try {
     const response = await request(url, options)
     const { location, 'retry-after': retryAfter } = response.headers
-    return { status: response.statusCode ?? 0, location, retryAfter, body: await textOf(response) }
+    const body = await textOf(response, options.maxBytes)
+    return { status: response.statusCode ?? 0, location, retryAfter, body }
   } catch (error) {
     throw failed(error, options.isTrusted)
   }
@@ -176,13 +182,12 @@ async function request(url: URL, options: Get, tries = maxIdle): Promise<Incomin
   }
 }
 
-async function textOf(response: IncomingMessage): Promise<string> {
+async function textOf(response: IncomingMessage, maxBytes: number): Promise<string> {
   const chunks: Buffer[] = []
   let size = 0
   for await (const chunk of response) {
     size += chunk.length
-    if (size > maxBodyBytes)
-      throw new FetchError('invalid', `an answer of over ${maxBodyBytes} bytes`)
+    if (size > maxBytes) throw new FetchError('invalid', `an answer of over ${maxBytes} bytes`)
     chunks.push(chunk)
   }
   return Buffer.concat(chunks).toString('utf8')

@@ -3,7 +3,7 @@
 -- KEYS  the bucket of each entry
 -- ARGV  'newer' or '', fields in a bucket at most, then for each entry: field, value
 --
--- A value begins with its hour, two bytes. With 'newer' what is there and not older stays. A full
+-- A value begins with its hour, two bytes. With 'newer' what is there and newer stays. A full
 -- bucket gives up a field for a new one: larger ones would take three times the memory a field.
 
 local function hour(value)
@@ -13,7 +13,8 @@ end
 for i, bucket in ipairs(KEYS) do
   local field, value = ARGV[2 * i + 1], ARGV[2 * i + 2]
   local there = redis.call('HGET', bucket, field)
-  local stays = there and ARGV[1] == 'newer' and (hour(there) - hour(value)) % 65536 < 32768
+  local ahead = there and (hour(there) - hour(value)) % 65536 or 0
+  local stays = ARGV[1] == 'newer' and ahead > 0 and ahead < 32768
   if not stays then
     if not there and redis.call('HLEN', bucket) >= tonumber(ARGV[2]) then
       redis.call('HDEL', bucket, redis.call('HRANDFIELD', bucket))

@@ -12,6 +12,10 @@ export interface Plc {
   serve(document: DidDocument, options?: { pds?: string }): void
   /** Serves a given audit log and what follows from it. */
   serveLog(entries: readonly PlcEntry[]): void
+  /** Answers at most so many requests in each second from now on, the others with 429; null: all. */
+  allow(perSecond: number | null): void
+  /** Requests that came, refused ones too. */
+  readonly requests: number
   fault(target: FaultTarget, fault: FaultKind, when?: number | When): Fault
   /** Every fault that was ever switched on. */
   readonly faults: readonly Fault[]
@@ -19,9 +23,26 @@ export interface Plc {
 }
 
 export async function startPlc(directory: Directory, faults = createFaults()): Promise<Plc> {
-  const listener = await listen({ answer: (request) => answer(request, directory), faults })
+  let requests = 0
+  let perSecond: number | null = null
+  let window = { second: 0, used: 0 }
+  const limited = (request: Request): Reply => {
+    requests += 1
+    const second = Math.floor(Date.now() / 1_000)
+    if (second !== window.second) window = { second, used: 0 }
+    window.used += 1
+    if (perSecond === null || window.used <= perSecond) return answer(request, directory)
+    throw new XrpcError(429, 'RateLimitExceeded', 'Too many requests', { 'retry-after': '1' })
+  }
+  const listener = await listen({ answer: limited, faults })
   return {
     url: listener.url,
+    allow(limit) {
+      perSecond = limit
+    },
+    get requests() {
+      return requests
+    },
     serve: (document, { pds } = {}) =>
       directory.setDocument(pds === undefined ? document : withPds(document, pds)),
     serveLog(entries) {

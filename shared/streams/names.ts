@@ -23,6 +23,9 @@ export const fenceKey = 'ingester:fence'
 /** Signing keys of the accounts whose DIDs begin with these bytes. */
 export const keysKey = (bucket: string): string => `ingester:keys:${bucket}`
 
+/** How far a directory's log of operations has been read into the keys: a time. */
+export const keysCursorKey = (host: string): string => `ingester:keys-read:${host}`
+
 /** Commits that were let through without their key, by account: each is to be proved. */
 export const unprovedKey = 'ingester:unproved'
 
