@@ -18,15 +18,18 @@ export interface TestDatabase {
   [Symbol.asyncDispose](): Promise<void>
 }
 
-/** A database that no other test has: migrated, or empty with `migrated: false`. Dropped at the end. */
-export async function testDatabase(options: { migrated?: boolean } = {}): Promise<TestDatabase> {
-  const { migrated = true } = options
+/**
+ * A database that no other test has: migrated, empty with `migrated: false`, or the copy of one that
+ * nobody is connected to. Dropped at the end.
+ */
+export async function testDatabase(
+  options: { migrated?: boolean; copyOf?: TestDatabase } = {},
+): Promise<TestDatabase> {
+  const { migrated = true, copyOf } = options
   const { databaseUrl, template } = inject('servers')
   const name = `${template}_${randomBytes(5).toString('hex')}`
-  await asOwner(
-    databaseUrl,
-    `create database ${name} template ${migrated ? template : 'template0'}`,
-  )
+  const source = copyOf === undefined ? template : new URL(copyOf.url).pathname.slice(1)
+  await asOwner(databaseUrl, `create database ${name} template ${migrated ? source : 'template0'}`)
   const url = new URL(databaseUrl)
   url.pathname = `/${name}`
   const sql = postgres(url.href, {
