@@ -3,6 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Event } from '../shared/events.ts'
 import type { Point } from './apply.ts'
 import { drain } from './rules/drain.ts'
+import { reconcile } from './rules/reconcile.ts'
 import {
   aDeleteOf,
   aLike,
@@ -155,6 +156,25 @@ describe.each(rulePoints)('a walk held when it has %s', (point) => {
     expect(left).toMatchObject([{ kind: 'replies', key: uri(root) }])
     const walk = (probe: Probe) => drain({ ...indexer.options, probe })
     await meet(walk, () => indexer.applyWith({})([below]), point)
+    expect(await dump(indexer.sql)).toEqual(expected)
+  })
+
+  test('and another over the same reply end as one after the other', async () => {
+    const root = aPost({ by: alice, rev: 1 })
+    const reply = aReply({ by: bob, rev: 2, to: root })
+    const gate = aThreadGate({ rev: 6, of: root, allow: [] })
+    await indexer.applyEach([root, reply, gate])
+    const expected = await dump(indexer.sql)
+    await clear()
+    await indexer.apply([reply])
+    await meet(
+      applying([gate]),
+      async () => {
+        const { left } = await indexer.applyWith({})([root])
+        await reconcile({ ...indexer.options, probe: async () => {} }, left)
+      },
+      point,
+    )
     expect(await dump(indexer.sql)).toEqual(expected)
   })
 })

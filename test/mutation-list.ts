@@ -24,6 +24,8 @@ const trim = 'shared/streams/trim.test.ts'
 const lengths = 'shared/streams/lengths.test.ts'
 const apply = 'indexer/apply.test.ts'
 const interleaving = 'indexer/interleaving.test.ts'
+const threads = 'indexer/rules/threads.test.ts'
+const notifications = 'indexer/notifications.test.ts'
 const follow = 'ingester/ingester.test.ts'
 const proofs = 'ingester/commit.test.ts'
 const list = 'ingester/repo-list.test.ts'
@@ -45,6 +47,7 @@ const seatLaw = 'One process reads under one consumer name.'
 const staleLaw = 'A stale event changes nothing, in any table.'
 const deletedLaw = 'A deleted record stays deleted.'
 const orderLaw = 'The rows are a function of the set of events, in whatever order.'
+const onceLaw = 'Nobody is told twice of one record for one reason.'
 const countLaw = 'Counts equal a recount.'
 const snapshotLaw = 'A snapshot deletes what it does not hold, and nothing newer.'
 const provedLaw = 'Nothing unproved is appended.'
@@ -686,6 +689,155 @@ export const mutations: readonly Mutation[] = [
     old: 'if (missing.length === 0) return',
     new: 'if (missing.length >= 0) return',
     ...{ test: 'indexer/tables.test.ts', title: 'a database without our column and tables' },
+  },
+
+  // ——— indexer: rules and notifications ———
+  {
+    name: 'rule-lock',
+    law: orderLaw,
+    words: 'a reconciliation does not lock the repos whose posts it changes',
+    file: 'indexer/rules/reconcile.ts',
+    old: 'await lockAuthors(sql, posts)',
+    new: '',
+    ...{ test: interleaving, title: 'and another over the same reply end as one after the other' },
+  },
+  {
+    name: 'rule-moved',
+    law: orderLaw,
+    words: 'who may have read the old place of a post is not looked for after the commit',
+    file: 'indexer/rules/reconcile.ts',
+    old: 'for (const uri of uris(judged.filter(hasMoved))) answered.add(uri)',
+    new: '',
+    ...{ test: interleaving, title: 'a reply that reads what the walk changes' },
+  },
+  {
+    name: 'rule-keys',
+    law: orderLaw,
+    words: 'a batch leaves no keys to the rules',
+    file: 'indexer/apply.ts',
+    old: 'await putKeys(this.#sql, left)',
+    new: '',
+    ...{ test: threads, title: 'of an unknown parent is misplaced' },
+  },
+  {
+    name: 'rule-answers',
+    law: orderLaw,
+    words: 'a post that arrives after its replies does not look for them',
+    file: 'indexer/rules/reconcile.ts',
+    old: "const answered = new Set(await readAnswered(sql, 'replyParent', told, own))",
+    new: 'const answered = new Set<string>()',
+    ...{ test: threads, title: 'of a known parent in its thread is in its place' },
+  },
+  {
+    name: 'rule-thread',
+    law: orderLaw,
+    words: 'a root that arrives after its replies does not tell whom it mentions',
+    file: 'indexer/rules/reconcile.ts',
+    old: "...threads.map(keyOf('thread'))]",
+    new: ']',
+    ...{ test: threads, title: 'lets in whom the root mentions, also when the root comes last' },
+  },
+  {
+    name: 'rule-gone',
+    law: 'What was judged while a parent was there stays when it is gone.',
+    words: 'a reply whose parent is gone is judged anew',
+    file: 'indexer/rules/reconcile.ts',
+    old: 'return reasons.get(post.uri)?.isNew ? true : isMisplacedNow',
+    new: 'return true',
+    ...{ test: threads, title: 'keeps its place when its parent goes' },
+  },
+  {
+    name: 'rule-once',
+    law: 'Who follows whom is asked once, when reply and gate are both there.',
+    words: 'a gate is asked again whenever a reply is looked at',
+    file: 'indexer/rules/reconcile.ts',
+    old: 'const deciding = posts.filter(({ uri }) => reasons.get(uri)?.decides)',
+    new: 'for (const reason of reasons.values()) reason.decides = true\n  const deciding = posts',
+    ...{ test: threads, title: 'that asks who follows whom is not asked again' },
+  },
+  {
+    name: 'rule-pages',
+    law: 'A walk over many posts goes on until its end, whoever does it.',
+    words: 'after the first page a walk is over',
+    file: 'indexer/rules/reconcile.ts',
+    old: 'if (next !== null) left.put({ ...key, after: next })',
+    new: 'if (next === null) continue',
+    ...{ test: threads, title: 'decides all of them, page by page' },
+  },
+  {
+    name: 'rule-gate-gone',
+    law: orderLaw,
+    words: 'a gate that goes is not looked at',
+    file: 'indexer/rows.ts',
+    old: "if (rows.touches?.when === 'changed') touch(work, deleted)",
+    new: '',
+    ...{ test: threads, title: 'that is lifted or opened lets in who was kept out' },
+  },
+  {
+    name: 'count-kept-out',
+    law: countLaw,
+    words: 'a reply that its gate keeps out is counted out when it goes',
+    file: 'indexer/rows.ts',
+    old: '[key, ...(unless ? [unless] : [])]',
+    new: '[key, ...(unless ? [] : [])]',
+    ...{
+      test: interleaving,
+      title: 'a gate and the deletion of a reply end as one after the other',
+    },
+  },
+  {
+    name: 'told-twice',
+    law: onceLaw,
+    words: 'it is not looked whether somebody was told before',
+    file: 'indexer/notifications.ts',
+    old: 'where n."recordUri" = r."recordUri" and n.did = r.did and n.reason = r.reason)',
+    new: 'where false)',
+    ...{ test: notifications, title: 'twice, in a database without a key' },
+  },
+  {
+    name: 'told-muted',
+    law: 'Who has muted a thread is not told of it.',
+    words: 'nobody looks at muted threads',
+    file: 'indexer/notifications.ts',
+    old: 'where p.uri = r."reasonSubject" and m."mutedByDid" = r.did)',
+    new: 'where false)',
+    ...{ test: notifications, title: 'who has muted the thread' },
+  },
+  {
+    name: 'told-backfilled',
+    law: 'Nobody is told of what a backfill found.',
+    words: 'what a backfill found is told as what was heard',
+    file: 'indexer/apply.ts',
+    old: 'change.isBackfilled && !this.#options.notifyBackfilled',
+    new: 'change.isBackfilled && this.#options.notifyBackfilled === null',
+    ...{ test: notifications, title: 'of what a backfill found, unless that is asked for' },
+  },
+  {
+    name: 'told-gone',
+    law: 'A notification goes with its record.',
+    words: 'notifications of what is gone stay',
+    file: 'indexer/rows.ts',
+    old: 'if (rows.notifyGone === undefined) notifications.forget(gone)',
+    new: 'if (rows.notifyGone === undefined) notifications.forget([])',
+    ...{ test: notifications, title: 'goes with its record, but for that of a verification' },
+  },
+  {
+    name: 'told-again',
+    law: onceLaw,
+    words: 'what is asked for again is told anew',
+    file: 'indexer/notifications.ts',
+    old: 'and n."reasonSubject" is not distinct from r."reasonSubject"',
+    new: 'and false',
+    ...{ test: notifications, title: 'stays where it is when its record is written anew' },
+  },
+  {
+    name: 'told-refuted',
+    law: orderLaw,
+    words: 'what a post does not tell any more stays told',
+    file: 'indexer/rules/reconcile.ts',
+    old: 'if (isRefuted(row, notices, told, isWhole)) refuted.push(row.id)',
+    new: 'if (isRefuted(row, notices, told, isWhole) && row.id < 0) refuted.push(row.id)',
+    ...{ test: notifications, title: 'nobody above a reply that the owner hides' },
   },
 
   // ——— ingester ———

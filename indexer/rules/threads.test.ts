@@ -97,6 +97,8 @@ describe('a reply', () => {
 
   test('keeps its place when its parent goes', async () => {
     await indexer.applyEach([root, parent, child, aDeleteOf(parent, 9)])
+    // It is looked at again.
+    await indexer.apply([aThreadGate({ rev: 10, of: root })])
     expect(await flagsOf(child)).toEqual(plain)
   })
 
@@ -197,7 +199,10 @@ describe('a gate', () => {
     const follow = aFollow({ by: ben, rev: 1, of: ann })
     await indexer.applyEach([follow, root, gateOf(aThreadRule('follower')), reply])
     await indexer.apply([aDeleteOf(follow, 9)])
-    await indexer.apply([aReply({ by: cat, rev: 5, to: reply, root })])
+    // The reply is looked at again, because the post above it is another.
+    await indexer.apply([
+      aPost({ by: ann, rev: 5, rkey: root.rkey, update: true }, { text: 'new' }),
+    ])
     expect(await flagsOf(reply)).toEqual(plain)
     const late = aListItem({ by: ann, rev: 10, of: cat, list })
     await clear()
