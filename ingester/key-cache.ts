@@ -25,14 +25,13 @@ export function createKeyCache(accounts: number): KeyCache {
 
   const bucketOf = (name: Buffer) => (name.readUInt32BE(2) % buckets) * ways * placeBytes
   const isFree = (place: number) => places.readUInt32LE(place + hourAt) === 0
-  const isOf = (place: number, name: Buffer) =>
-    name.compare(places, place, place + nameBytes) === 0 && !isFree(place)
-
   const find = (name: Buffer): number | null => {
     const first = bucketOf(name)
+    const word = name.readUInt32LE()
     for (let way = 0; way < ways; way += 1) {
       const place = first + way * placeBytes
-      if (isOf(place, name)) return place
+      if (places.readUInt32LE(place) !== word) continue
+      if (name.compare(places, place, place + nameBytes) === 0 && !isFree(place)) return place
     }
     return null
   }
