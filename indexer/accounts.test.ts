@@ -128,6 +128,15 @@ test('a handle is wished for at first sight, at an identity event, and not in be
   expect((await apply([anIdentity(early)])).handlesWanted).toEqual([])
 })
 
+test('without DID resolution an account is known all the same, and nothing is wished for', async () => {
+  const { handlesWanted } = await indexer.apply([aPost({ by: alice, rev: 1 }), anIdentity(late)])
+  expect(handlesWanted).toEqual([])
+  expect(await indexer.sql.unsafe('select did, handle from actor')).toEqual([
+    { did: alice, handle: null },
+  ])
+  expect(await indexer.sql.unsafe(`select * from reconcile where kind = 'handle'`)).toEqual([])
+})
+
 test('a handle is looked at again after a day, and without one after an hour', async () => {
   const apply = indexer.applyWith({ handles: true })
   const seen = async (handle: string | null, hoursAgo: number) => {

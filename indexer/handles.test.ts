@@ -99,6 +99,44 @@ test('a handle that another actor holds is taken from it', async () => {
   ])
 })
 
+test('an account of did:web gets its handle', async () => {
+  const { did, handle } = await network.account({ method: 'web', handle: 'web.test' })
+  expect(did).toMatch(/^did:web:/)
+  await indexer.apply([aPost({ by: did, rev: 1 })])
+  start()
+  await expect.poll(actors).toEqual([{ did, handle }])
+})
+
+test('a handle that moves from one account to another is never held by both', async () => {
+  const giver = await network.account({ handle: 'moving.test' })
+  const taker = await network.account({ handle: 'taker.test' })
+  start()
+  await indexer.apply([aPost({ by: giver.did, rev: 1 }), aPost({ by: taker.did, rev: 1 })])
+  await expect.poll(wished).toEqual([])
+  await network.changeIdentity(giver.did, { handle: 'given.test' })
+  await network.changeIdentity(taker.did, { handle: 'moving.test' })
+  // The one who takes it is heard first.
+  const time = new Date().toISOString()
+  await indexer.apply([{ type: 'identity', seq: 1, time, did: taker.did }])
+  await expect.poll(wished).toEqual([])
+  expect(await actors()).toContainEqual({ did: taker.did, handle: 'moving.test' })
+  expect(await actors()).toContainEqual({ did: giver.did, handle: null })
+  await indexer.apply([{ type: 'identity', seq: 2, time, did: giver.did }])
+  await expect.poll(actors).toEqual([
+    { did: giver.did, handle: 'given.test' },
+    { did: taker.did, handle: 'moving.test' },
+  ])
+})
+
+test('a handle looked at when its account was purged makes no account', async () => {
+  const { did } = await network.account({ handle: 'purged.test' })
+  await indexer.apply([aPost({ by: did, rev: 1 })])
+  await indexer.sql.unsafe('delete from actor')
+  start()
+  await expect.poll(wished).toEqual([])
+  expect(await actors()).toEqual([])
+})
+
 test('an identity event makes the new handle known', async () => {
   const { did } = await network.account({ handle: 'before.test' })
   start()

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
-import type { Label, LabelEvent } from '../shared/events.ts'
+import { decodeLabels, encodeLabel, type Label, type LabelEvent } from '../shared/events.ts'
 import { createLog } from '../shared/log.ts'
 import { testRedis } from '../test/servers/redis.ts'
 import { warnOfOtherLabelGroups } from './indexer.ts'
@@ -75,6 +75,43 @@ test('labels of a version, of another value and of another labeler stand beside 
   const other = aLabel(1, { src: did('other') })
   await apply(event(aLabel(1), aLabel(1, { cid: 'bafy' }), aLabel(1, { val: '!hide' }), other))
   expect(await stored()).toHaveLength(4)
+})
+
+test('a label is the same in the form of either family of workers', async () => {
+  const label = aLabel(1, { neg: false })
+  const ours = decodeLabels(encodeLabel(label, 7))
+  const rust = { seq: 7, labels: [{ ...label, cid: null, cts: '2026-01-01 01:00:00.000 UTC' }] }
+  const theirs = decodeLabels(['labels', JSON.stringify(rust)])
+  expect((await apply(ours)).outcomes).toEqual(['applied'])
+  expect((await apply(theirs)).outcomes).toEqual(['stale'])
+  expect(await stored()).toHaveLength(1)
+})
+
+test.each([
+  '2026-01-01 01:30:00.123456 UTC',
+  '2026-01-01T03:30:00.123456+02:00',
+  '2026-01-01T01:30:00.1Z',
+])('a stored time in another form counts for the moment that it is: %s', async (cts) => {
+  await indexer.sql.unsafe(
+    `insert into label (src, uri, cid, val, neg, cts) values ($1, $2, '', 'spam', true, $3)`,
+    [labeler, uri, cts],
+  )
+  expect((await apply(event(aLabel(1)))).outcomes).toEqual(['stale'])
+  expect((await apply(event(aLabel(2)))).outcomes).toEqual(['applied'])
+  expect(await stored()).toMatchObject([{ neg: false, cts: '2026-01-01T02:00:00.000Z' }])
+})
+
+test('a label that expires is kept with its end, and of two of one moment the one that lasts', async () => {
+  const short = event(aLabel(1, { exp: '2026-01-02T00:00:00Z' }))
+  const long = event(aLabel(1, { exp: '2026-01-03T00:00:00Z' }))
+  for (const order of [
+    [short, long],
+    [long, short],
+  ]) {
+    await indexer.sql.unsafe('truncate label')
+    for (const each of order) await apply(each)
+    expect(await stored()).toMatchObject([{ exp: '2026-01-03T00:00:00.000Z' }])
+  }
 })
 
 test('a batch that comes again is stale', async () => {

@@ -45,7 +45,7 @@ export async function applyLabels(
        select src, uri, cid, val, neg::boolean, cts, exp from ${relation(columns)}
        on conflict (src, uri, cid, val) do update
          set neg = excluded.neg, cts = excluded.cts, exp = excluded.exp
-         where (l.cts, l.neg, coalesce(l.exp, ''))
+         where (${momentOf('l.cts')}, l.neg, coalesce(l.exp, ''))
              < (excluded.cts, excluded.neg, coalesce(excluded.exp, ''))
        returning src, uri, cid, val`,
       [JSON.stringify(newest)],
@@ -62,6 +62,14 @@ export async function applyLabels(
   })
   const removed = [...news].filter(({ neg }) => neg).length
   return { outcomes, added: news.size - removed, removed }
+}
+
+/** A stored time in the form of ours: older workers wrote others, which do not compare as text. */
+function momentOf(column: string): string {
+  const time = String.raw`^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)? ?(UTC|Z|[+-]\d\d:?\d\d)$`
+  return `case when length(${column}) <> 24 and ${column} ~ '${time}' then
+    to_char(${column}::timestamptz at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+    else ${column} end`
 }
 
 const columns = ['src', 'uri', 'cid', 'val', 'neg', 'cts', 'exp']
