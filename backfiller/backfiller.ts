@@ -26,10 +26,12 @@ import { createPace } from './pace.ts'
 import { backfill, passOn } from './repo.ts'
 import { createSlots } from './slots.ts'
 
-/** Requests in hand for each slot: those that wait for a host or a next try hold none. */
-const inHandPerSlot = 4
+/** Requests in hand for each slot: more than can be slow and wait for their time taken together. */
+const inHandPerSlot = 8
 /** Places for repos whose hosts are slow, for each slot: they cost a connection and little else. */
-const slowPerSlot = 4
+const slowPerSlot = 2
+/** Requests that wait in hand until they are due, for each slot. */
+const waitingPerSlot = 2
 const identityTimeoutMs = 15_000
 /** Each repo is asked for once, so little is gained by remembering documents for long. */
 const identityTtlMs = 600_000
@@ -116,7 +118,7 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
           },
           requeue: createRequeue({ redis, stream, group: config.group, alone }),
           pace,
-          mostWaiting: config.concurrency * (inHandPerSlot / 2),
+          mostWaiting: config.concurrency * waitingPerSlot,
           maxRetries: config.maxRetries,
           retry: { initialMs: config.retryInitialMs, maxMs: config.retryMaxMs },
           metrics,

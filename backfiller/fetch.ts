@@ -52,7 +52,7 @@ const connectMs = 10_000
 const notCars = /^(text\/|application\/(json|xml|xhtml))/
 
 export function createFetcher(options: FetcherOptions): Fetcher {
-  const { timeoutMs, slowMs = 5_000, maxBytes, userAgent, allowPrivateHosts } = options
+  const { timeoutMs, slowMs = 2_000, maxBytes, userAgent, allowPrivateHosts } = options
   const agents = {
     'http:': new HttpAgent({ keepAlive: true, maxFreeSockets: 64, timeout: timeoutMs }),
     'https:': new HttpsAgent({ keepAlive: true, maxFreeSockets: 64, timeout: timeoutMs }),

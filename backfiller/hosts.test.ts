@@ -108,18 +108,29 @@ test('a slow host is asked one at a time, until it is quick again', async () => 
   const first = await hosts.turn('host', signal)
   first.dragged()
   first.worked()
-  const second = hosts.turn('host', signal)
-  let given = false
-  void second.then(() => {
-    given = true
-  })
-  await vi.advanceTimersByTimeAsync(1_000)
-  expect(given).toBe(false)
+  await expect(hosts.turn('host', signal)).rejects.toMatchObject({ name: 'NotNowError' })
   first[Symbol.dispose]()
-  using turn = await second
+  using turn = await hosts.turn('host', signal)
   expect(turn.slow).toBe(true)
   turn.worked()
   await expect(hosts.turn('host', signal)).resolves.toMatchObject({ slow: false })
+})
+
+test('a slow host is given another chance after a while, a later one each time', async () => {
+  const hosts = createHosts({ spacingMs: 0 })
+  const isSlowAfter = async (ms: number) => {
+    await vi.advanceTimersByTimeAsync(ms)
+    using turn = await hosts.turn('host', signal)
+    return turn.slow
+  }
+  for (const seconds of [10, 20, 40]) {
+    {
+      using turn = await hosts.turn('host', signal)
+      turn.dragged()
+    }
+    expect(await isSlowAfter(seconds * 1_000 - 1)).toBe(true)
+    expect(await isSlowAfter(1)).toBe(false)
+  }
 })
 
 test('who is urgent has the next turn', async () => {

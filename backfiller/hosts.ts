@@ -44,8 +44,6 @@ export interface Hosts {
   turn: (host: string, signal: AbortSignal, urgent?: boolean) => Promise<Turn>
   /** Throws the NotNowError that `turn` would throw now. */
   check: (host: string) => void
-  /** Throws NotNowError when the host is left alone for long. */
-  checkPause: (host: string) => void
   /** What is known of each host that has been asked lately. */
   all: () => Iterable<HostView>
   /** Hosts that are remembered. */
@@ -88,8 +86,11 @@ interface Waiter {
   leave: (reason: unknown) => void
 }
 
-/** A pause that nobody should wait for in line: longer than the first few steps of cooling off. */
-export const longPauseMs = 20_000
+/** A pause that nobody should wait for in line: who waits has a place in the hands. */
+const longPauseMs = 500
+/** How long a host counts as slow, longer each time in a row: it may only have been busy. */
+const slowMs = 10_000
+const maxSlowMs = 300_000
 /** A host may ask for an hour of silence at most; what says more is mistaken or lying. */
 const maxPauseMs = 3_600_000
 /** Hosts without requests are forgotten beyond this many. */
@@ -107,7 +108,9 @@ interface Host {
   tokens: number
   tokensAt: number
   failures: number
-  slow: boolean
+  /** How often in a row it took long, and until when it counts as slow for that. */
+  drags: number
+  slowUntil: number
   asked: number
   failed: number
 }
@@ -117,7 +120,7 @@ interface Host {
  * Defaults: 8 at once and 20 a second, which is what the large hosts allow to one client.
  */
 export function createHosts(options: HostsOptions = {}): Hosts {
-  const { concurrency = 8, spacingMs = 50, burst = 2, patience = 3, mostWaiting = 8 } = options
+  const { concurrency = 8, spacingMs = 50, burst = 2, patience = 3, mostWaiting = 4 } = options
   const { coolingMs = 1_000, maxCoolingMs = 60_000, patientMs = longPauseMs } = options
   const hosts = new Map<string, Host>()
 
@@ -135,7 +138,8 @@ export function createHosts(options: HostsOptions = {}): Hosts {
       tokens: burst,
       tokensAt: Date.now(),
       failures: 0,
-      slow: false,
+      drags: 0,
+      slowUntil: 0,
       asked: 0,
       failed: 0,
     }
@@ -159,11 +163,14 @@ export function createHosts(options: HostsOptions = {}): Hosts {
     host.tokensAt = now
   }
 
-  const mostRunning = (host: Host) => (host.slow ? 1 : concurrency)
+  const isSlow = (host: Host) => host.slowUntil > Date.now()
+
+  const mostRunning = (host: Host) => (isSlow(host) ? 1 : concurrency)
 
   const refusalOf = (host: Host): NotNowError | null => {
     if (isPausedLong(host)) return pausedError(host)
-    const isCrowded = host.waiting.length >= mostWaiting
+    // Who waits for a slow host would only be in the hands' way.
+    const isCrowded = host.waiting.length >= (isSlow(host) ? 0 : mostWaiting) && host.running > 0
     return isCrowded ? new NotNowError(`enough requests wait for ${host.name}`) : null
   }
 
@@ -201,17 +208,20 @@ export function createHosts(options: HostsOptions = {}): Hosts {
 
   const begin = (host: Host): Turn => {
     let ended = false
-    let isSlow = false
+    let dragged = false
     return {
-      slow: host.slow,
+      slow: isSlow(host),
       heard: (limits) => learn(host, limits),
       worked: () => {
         host.failures = 0
-        if (!isSlow) host.slow = false
+        if (!dragged) host.drags = 0
+        if (!dragged) host.slowUntil = 0
       },
       dragged: () => {
-        isSlow = true
-        host.slow = true
+        dragged = true
+        const ms = Math.min(maxSlowMs, slowMs * 2 ** Math.min(host.drags, 20))
+        host.drags += 1
+        host.slowUntil = Date.now() + ms
       },
       failed: () => {
         host.failures += 1
@@ -261,12 +271,9 @@ export function createHosts(options: HostsOptions = {}): Hosts {
       const refusal = host === undefined ? null : refusalOf(host)
       if (refusal !== null) throw refusal
     },
-    checkPause(name) {
-      const host = hosts.get(name)
-      if (host !== undefined && isPausedLong(host)) throw pausedError(host)
-    },
     *all() {
-      for (const host of hosts.values()) yield { ...host, waiting: host.waiting.length }
+      for (const host of hosts.values())
+        yield { ...host, waiting: host.waiting.length, slow: isSlow(host) }
     },
     get size() {
       return hosts.size

@@ -64,7 +64,7 @@ export const options = {
     env: 'BACKFILLER_CONCURRENCY',
     parse: count,
     default: '20',
-    doc: 'Repos that are fetched and proved at once.',
+    doc: 'Repos that are worked on at once: read, proved and handed over. Several times as many may be asked for meanwhile.',
   },
   batchSize: {
     env: 'BACKFILLER_BATCH_SIZE',

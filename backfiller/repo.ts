@@ -14,7 +14,7 @@ import type { Memory } from './memory.ts'
 import type { BackfillerMetrics } from './metrics.ts'
 import type { Pace } from './pace.ts'
 import { isSignedBy, readBlocks } from './read.ts'
-import type { Slot, Slots } from './slots.ts'
+import type { Place, Slots } from './slots.ts'
 import { type OpenedRepo, openRepo, proveTree, recordsOf } from './walk.ts'
 
 export interface RepoOptions {
@@ -22,7 +22,7 @@ export interface RepoOptions {
   hosts: Hosts
   fetcher: Fetcher
   producer: Producer
-  /** One slot a repo that is worked on. Whoever waits, for a host or a next try, holds none. */
+  /** A place for each repo that is worked on. Whoever waits, for a host or a next try, has none. */
   slots: Slots
   /** Comes before what is only on the list. */
   urgent: boolean
@@ -68,6 +68,8 @@ export interface Trace {
 const maxBatchBytes = 4 * 1024 * 1024
 /** The word that a snapshot is complete counts its records by collection, unless there are more. */
 const maxCounted = 1_000
+/** So much of a CAR may arrive before its repo has a place. */
+const worthBytes = 64 * 1024
 /** How often a repo is handed over again because Redis has gone back. */
 const maxRewinds = 10
 /** Records looked at between two chances for others to run. */
@@ -140,15 +142,14 @@ async function fetchAndHandOver(
   trace.host = new URL(pds).host
   trace.pds = pds
   using turn = await hosts.turn(pds, signal, urgent)
-  using slot = await slots.take({ slow: turn.slow, urgent, signal })
-  // The host may have asked for a pause since.
-  hosts.checkPause(pds)
+  using place = slots.place(urgent)
+  if (turn.slow) place.drag()
   pace.served()
   using _shown = board.begin(account.did, trace)
   metrics.running.inc()
   try {
     using blocks = new Blocks(options.memory)
-    const proved = await fetchProved({ pds, account, blocks, turn, slot }, options, signal)
+    const proved = await fetchProved({ pds, account, blocks, turn, place }, options, signal)
     crashPoint('backfiller.fetched')
     turn[Symbol.dispose]()
     return await handOver(proved, options, signal)
@@ -162,11 +163,11 @@ interface Fetching {
   account: Account
   blocks: Blocks
   turn: Turn
-  slot: Slot
+  place: Place
 }
 
 async function fetchProved(
-  { pds, account, blocks, turn, slot }: Fetching,
+  { pds, account, blocks, turn, place }: Fetching,
   options: RepoOptions,
   signal: AbortSignal,
 ): Promise<Proved> {
@@ -174,11 +175,12 @@ async function fetchProved(
   const roots = await judging(turn, async () => {
     const slow = () => {
       turn.dragged()
-      slot.drag()
+      place.drag()
     }
     const asking = { signal, heard: turn.heard, slow }
     const { body } = await fetcher.fetchRepo(pds, account.did, asking)
-    return readBlocks(counted(body, metrics), blocks, signal)
+    const arrived = worthAPlace(counted(body, metrics), place, signal)
+    return readBlocks(arrived, blocks, signal)
   })
   if (blocks.isSpilled) metrics.spilled.inc()
   const repo = openRepo(account.did, roots, blocks, Date.now())
@@ -224,6 +226,28 @@ async function* counted(body: AsyncIterable<Uint8Array>, metrics: BackfillerMetr
     metrics.carBytes.inc(chunk.length)
     yield chunk
   }
+}
+
+/** Waits for a place as soon as there is something to work on: an answer that drips holds none. */
+async function* worthAPlace(body: AsyncIterable<Uint8Array>, place: Place, signal: AbortSignal) {
+  let held: Uint8Array[] = []
+  let bytes = 0
+  let isInside = false
+  for await (const chunk of body) {
+    if (isInside) {
+      yield chunk
+      continue
+    }
+    held.push(chunk)
+    bytes += chunk.length
+    if (bytes < worthBytes) continue
+    await place.enter(signal)
+    isInside = true
+    yield* held
+    held = []
+  }
+  await place.enter(signal)
+  yield* held
 }
 
 function checkSignature({ signingKey }: Account, repo: OpenedRepo): void {

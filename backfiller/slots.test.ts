@@ -4,19 +4,18 @@ import { NotNowError } from './hosts.ts'
 import { createSlots } from './slots.ts'
 
 const { signal } = new AbortController()
-const bulk = { slow: false, urgent: false, signal }
-const urgent = { ...bulk, urgent: true }
 
 test('who has to wait gets the place that is given back, the urgent first', async () => {
   const slots = createSlots({ fast: 1, slow: 1 })
-  const first = await slots.take(bulk)
+  const first = slots.place(false)
+  await first.enter(signal)
   const order: string[] = []
-  const take = (name: string, how: typeof bulk) =>
-    slots.take(how).then((slot) => {
-      order.push(name)
-      slot[Symbol.dispose]()
-    })
-  const all = [take('bulk', bulk), take('resync', urgent)]
+  const take = async (name: string, urgent: boolean) => {
+    using place = slots.place(urgent)
+    await place.enter(signal)
+    order.push(name)
+  }
+  const all = [take('bulk', false), take('resync', true)]
   expect(slots.full).toBe(true)
   first[Symbol.dispose]()
   first[Symbol.dispose]()
@@ -27,24 +26,34 @@ test('who has to wait gets the place that is given back, the urgent first', asyn
 
 test('who drags on makes place for others, as long as there is place for the slow', async () => {
   const slots = createSlots({ fast: 1, slow: 1 })
-  const first = await slots.take(bulk)
+  const [first, second, third] = [slots.place(false), slots.place(false), slots.place(false)]
+  await first.enter(signal)
   first.drag()
-  const second = await slots.take(bulk)
+  await second.enter(signal)
   expect(() => second.drag()).toThrow(NotNowError)
-  await expect(slots.take({ ...bulk, slow: true })).rejects.toThrow(NotNowError)
+  expect(() => third.drag()).toThrow(NotNowError)
   first[Symbol.dispose]()
   second.drag()
   expect(slots.full).toBe(false)
 })
 
+test('who has a place for the slow needs no other', async () => {
+  const slots = createSlots({ fast: 1, slow: 1 })
+  using slow = slots.place(false)
+  slow.drag()
+  await slow.enter(signal)
+  expect(slots.full).toBe(false)
+})
+
 test('who stops waiting leaves the line', async () => {
   const slots = createSlots({ fast: 1, slow: 1 })
-  const first = await slots.take(bulk)
+  const first = slots.place(false)
+  await first.enter(signal)
   const leaving = new AbortController()
-  const left = slots.take({ ...bulk, signal: leaving.signal })
-  const next = slots.take(bulk)
+  const left = slots.place(false).enter(leaving.signal)
+  const next = slots.place(false).enter(signal)
   leaving.abort(new Error('leaving'))
   await expect(left).rejects.toThrow('leaving')
   first[Symbol.dispose]()
-  await expect(next).resolves.toBeDefined()
+  await expect(next).resolves.toBeUndefined()
 })

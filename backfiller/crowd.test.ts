@@ -1,0 +1,35 @@
+/** A thousand hosts, a third of them slow, silent, failing or lying: the others never wait for them. */
+import { expect, test, vi } from 'vitest'
+import { encodeRequest } from '../shared/events.ts'
+import { type Manner, startManyHosts } from '../simulator/many-hosts.ts'
+import { startRoom } from '../test/backfiller-room.ts'
+
+const hosts = 1_000
+const accounts = 2_000
+const bad: Manner[] = ['slow', 'silent', 'failing', 'lying']
+const mannerOf = (host: number): Manner =>
+  host % 3 === 0 ? (bad[(host / 3) % bad.length] ?? 'slow') : 'good'
+
+test('repos of good hosts are done while a third of a thousand hosts is slow, silent, failing or lying', async () => {
+  await using room = await startRoom()
+  await using many = await startManyHosts({ hosts, accounts, mannerOf })
+  const backfiller = await room.start({ PLC_URL: many.url })
+  const all = Array.from({ length: accounts }, (_, account) => account)
+  const of = (manner: Manner) => all.filter((one) => mannerOf(many.hostOf(one)) === manner)
+  const pipeline = room.redis.pipeline()
+  for (const account of all) {
+    pipeline.xadd('repo_backfill', '*', ...encodeRequest({ did: many.didOf(account) }))
+  }
+  await pipeline.exec()
+  const metric = (name: string) => backfiller.metric(`backfiller_${name}`)
+  const done = () => metric('repos_processed_total')
+  const patience = { timeout: 110_000, interval: 100 }
+  await vi.waitFor(async () => expect(await done()).toBe(of('good').length), patience)
+  expect(of('good').every((account) => many.given[account] === 1)).toBe(true)
+  // Those that never answer, or by drops, are in hand or in the queue, and nobody waited for them.
+  const left = of('slow').length + of('silent').length
+  expect(await room.redis.xlen('repo_backfill')).toBeGreaterThanOrEqual(left)
+  const reasons = new Set((await room.deadLetters()).map(({ reason }) => reason))
+  expect(reasons).toContain('wrong-did')
+  expect(await metric('requests_requeued_total')).toBeGreaterThan(0)
+}, 120_000)
