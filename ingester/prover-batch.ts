@@ -24,6 +24,8 @@ export type Failed = { refused: Refusal; words: string } | { bug: string }
 
 /** Outcomes in the order of their frames. */
 export interface Answer {
+  /** The memory of the task, for the next one. */
+  memory: ArrayBuffer
   /** Of each proved frame its flags and counts, then the lengths of its entries. */
   numbers: Uint32Array<ArrayBuffer>
   /** Of each proved frame the root of its tree, then its entries. */
@@ -33,24 +35,29 @@ export interface Answer {
   beside: ReadonlyMap<number, Pick<Proved, 'dropped' | 'unsigned' | 'sig'>>
 }
 
+/** Puts frames into some memory, or into more where that is too small. */
 export function packTask(
   frames: readonly Uint8Array[],
   keys: readonly (string | null)[],
   now: number,
+  memory?: ArrayBuffer,
 ): Task {
   let end = 0
   const ends = frames.map(({ length }) => {
     end += length
     return end
   })
-  return { now, bytes: concatenated(frames, end), ends, keys }
+  const enough = memory !== undefined && memory.byteLength >= end
+  const bytes = new Uint8Array(enough ? memory : new ArrayBuffer(end))
+  for (const [index, frame] of frames.entries()) bytes.set(frame, ends[index - 1] ?? 0)
+  return { now, bytes, ends, keys }
 }
 
 export function framesOf({ bytes, ends }: Task): Uint8Array[] {
   return ends.map((end, index) => bytes.subarray(ends[index - 1] ?? 0, end))
 }
 
-export function packOutcomes(outcomes: readonly Outcome[]): Answer {
+export function packOutcomes(outcomes: readonly Outcome[], memory: ArrayBuffer): Answer {
   const numbers: number[] = []
   const parts: Uint8Array[] = []
   const failed = new Map<number, Failed>()
@@ -73,9 +80,21 @@ export function packOutcomes(outcomes: readonly Outcome[]): Answer {
       numbers.push(entry.length)
       add(entry)
     }
-    if (!signed || dropped.length > 0) beside.set(index, { dropped, unsigned, sig })
+    // Copies: what is sent would take along all of the memory that it is a part of.
+    if (!signed) beside.set(index, { dropped, unsigned: copy(unsigned), sig: copy(sig) })
+    else if (dropped.length > 0) beside.set(index, { ...signedAlready, dropped })
   }
-  return { numbers: Uint32Array.from(numbers), bytes: concatenated(parts, length), failed, beside }
+  const bytes = new Uint8Array(length)
+  let position = 0
+  for (const part of parts) {
+    bytes.set(part, position)
+    position += part.length
+  }
+  return { memory, numbers: Uint32Array.from(numbers), bytes, failed, beside }
+}
+
+function copy(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(bytes)
 }
 
 export function unpackOutcomes(answer: Answer, count: number): Outcome[] {
@@ -102,13 +121,3 @@ export function unpackOutcomes(answer: Answer, count: number): Outcome[] {
 
 /** Nobody needs the signature of what is signed again. */
 const signedAlready = { dropped: [], unsigned: new Uint8Array(0), sig: new Uint8Array(0) }
-
-function concatenated(parts: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(length)
-  let position = 0
-  for (const part of parts) {
-    bytes.set(part, position)
-    position += part.length
-  }
-  return bytes
-}

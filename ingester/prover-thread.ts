@@ -12,8 +12,8 @@ const scope = scopeOf(collections)
 parentPort?.on('message', (task: Task) => {
   const { keys, now } = task
   const outcomes = framesOf(task).map((frame, index) => outcomeOf(frame, keys[index] ?? null, now))
-  const answer = packOutcomes(outcomes)
-  parentPort?.postMessage(answer, [answer.numbers.buffer, answer.bytes.buffer])
+  const answer = packOutcomes(outcomes, task.bytes.buffer)
+  parentPort?.postMessage(answer, [answer.memory, answer.numbers.buffer, answer.bytes.buffer])
 })
 
 function outcomeOf(frame: Uint8Array, key: string | null, now: number): Outcome {

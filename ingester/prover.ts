@@ -62,6 +62,8 @@ interface Thread {
 
 function createThreads({ mode, collections, threads, signal, now = Date.now }: ProverOptions) {
   let waiting: Job[] = []
+  /** Of tasks that are done: new memory for each would keep the garbage collector busy. */
+  const memory: ArrayBuffer[] = []
   let scheduled = false
   /** Why nothing is proved any more. */
   let ended: { reason: unknown } | null = null
@@ -86,6 +88,7 @@ function createThreads({ mode, collections, threads, signal, now = Date.now }: P
     worker.on('exit', (code) => failed(new Error(`exit code ${code}`)))
     worker.on('message', (answer: Answer) => {
       const jobs = thread.batches.shift() ?? []
+      memory.push(answer.memory)
       settle(jobs, unpackOutcomes(answer, jobs.length))
       give()
     })
@@ -103,7 +106,7 @@ function createThreads({ mode, collections, threads, signal, now = Date.now }: P
       free.batches.push(jobs)
       const frames = jobs.map(({ frame }) => frame)
       const keys = jobs.map(({ key }) => key)
-      const task = packTask(frames, keys, now())
+      const task = packTask(frames, keys, now(), memory.pop())
       free.worker.postMessage(task, [task.bytes.buffer])
     }
   }
