@@ -292,7 +292,8 @@ async function readFrames(intake: Intake): Promise<Ending> {
       crashPoint('ingester.translated', stream)
       return translation
     })
-    const key = 'did' in message ? message.did : null
+    // The labels of a host keep their order: one may take back another.
+    const key = 'did' in message ? message.did : message.type
     await window.push(result, { bytes: frame.length, key, mark })
     if (number % breatheEvery === 0) await breathe()
   }

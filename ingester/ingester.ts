@@ -40,6 +40,9 @@ import { createVerifier } from './verify.ts'
 const identityTimeoutMs = 4_000
 /** At 72 bytes each; some 300,000 accounts write in an hour. */
 const identitiesCached = 1_000_000
+const labelersCached = 1_000
+/** Labelers do not announce a change of their key: a signature that fails looks for it. */
+const labelerTtlMs = 3_600_000
 /** What relays said of accounts: some hours of it. */
 const saidRemembered = 20_000
 const lengthsEveryMs = 5_000
@@ -191,11 +194,21 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
 async function labelerPart(room: Room, hosts: readonly Host[], signal: AbortSignal): Promise<void> {
   const { config } = room.worker
   const { metrics } = room
+  using identity = createIdentity({
+    plcUrl: config.plcUrl,
+    allowPrivateHosts: config.allowPrivateHosts,
+    timeoutMs: identityTimeoutMs,
+    maxEntries: labelersCached,
+    ttlMs: labelerTtlMs,
+  })
   await followAll(room, hosts, signal, {
     stream: streams.labels,
     method: 'com.atproto.label.subscribeLabels',
     highWaterMark: config.labelHighWaterMark ?? config.highWaterMark,
-    translation: (log) => createLabelTranslation({ log, metrics }),
+    translation: (log, signal) => {
+      const deadLetters = deadLettersOf(room, streams.labels, signal)
+      return createLabelTranslation({ identity, deadLetters, signal, log, metrics })
+    },
     onFrame: () => metrics.labelerEvents.inc(),
     onAppended: (entries) => metrics.labelsWritten.inc(entries),
   })

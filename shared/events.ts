@@ -175,11 +175,15 @@ export function decodeEvent(fields: readonly string[]): Event {
   }
 }
 
-/** The fields of one label's entry: `event` as the TypeScript workers wrote it, `labels` as the Rust ones. */
-export function encodeLabel(label: Label, seq: number): string[] {
-  const { src, uri, val } = label
+/**
+ * The fields of one label's entry: `event` as the TypeScript workers wrote it, `labels` as the Rust
+ * ones. These know no expiry: for them a label that has expired by `now` is one taken back.
+ */
+export function encodeLabel(label: Label, seq: number, now = 0): string[] {
+  const { src, uri, val, exp } = label
+  const expired = exp !== undefined && Date.parse(exp) <= now
   const cts = timestamp(label.cts).replace('T', ' ').replace('Z', ' UTC')
-  const rust = { src, uri, cid: label.cid ?? null, val, neg: label.neg ?? null, cts }
+  const rust = { src, uri, cid: label.cid ?? null, val, neg: expired || (label.neg ?? null), cts }
   return [
     'event',
     JSON.stringify({ type: 'label', label }),

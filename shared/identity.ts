@@ -13,6 +13,8 @@ export interface Account {
   pds: string | null
   /** `did:key:z…`; null where the document has none that we can use. */
   signingKey: string | null
+  /** Of a labeler: what its labels are signed with. */
+  labelKey?: string
 }
 
 /** Why a DID or handle could not be resolved. Only `unavailable` is worth trying again soon. */
@@ -188,13 +190,19 @@ export function accountOf(did: string, document: unknown): Account {
   }
   const isNamed = (name: string) => (entry: Fields) =>
     entry['id'] === name || entry['id'] === did + name
-  const key = listOf(document['verificationMethod']).filter(isObject).find(isNamed('#atproto'))
+  const keys = listOf(document['verificationMethod']).filter(isObject)
+  const keyOf = (name: string) => {
+    const key = keys.find(isNamed(name))
+    return key ? didKeyOf(key['type'], key['publicKeyMultibase']) : null
+  }
+  const labelKey = keyOf('#atproto_label')
   const pds = listOf(document['service']).filter(isObject).find(isNamed('#atproto_pds'))
   return {
     did,
     handle: claimedHandle(listOf(document['alsoKnownAs'])),
     pds: pds?.['type'] === 'AtprotoPersonalDataServer' ? originOf(pds['serviceEndpoint']) : null,
-    signingKey: key ? didKeyOf(key['type'], key['publicKeyMultibase']) : null,
+    signingKey: keyOf('#atproto'),
+    ...(labelKey === null ? {} : { labelKey }),
   }
 }
 
