@@ -348,6 +348,25 @@ describe('a purge', () => {
     },
   )
 
+  test('of many records goes in portions, between which others go ahead', async () => {
+    const gone = await aDeletedAccount()
+    const liked = aPost({ by: bob, rev: 1 })
+    const likes = Array.from({ length: 1_100 }, (_, n) =>
+      aLike({ by: gone, rev: n + 2, of: { ...refTo(liked), uri: `${uri(liked)}${n}` } }),
+    )
+    await indexer.apply([liked, ...likes, anAccount(gone, ended, 'deleted')])
+    let portions = 0
+    const probe = async (point: PurgePoint) => {
+      if (point !== 'portion') return
+      portions += 1
+      // Another account is not held up by a portion, whatever it holds.
+      await indexer.apply([aPost({ by: did(`p${portions}`), rev: 1 })])
+    }
+    expect(await purgeAll({ probe })).toEqual(['gone', 'purged'])
+    expect(portions).toBe(4)
+    expect(await miscounts(indexer.sql)).toEqual([])
+  })
+
   test('of an account that returns meanwhile ends, and its repo is wished for', async () => {
     const gone = await aDeletedAccount()
     await indexer.apply([aPost({ by: gone, rev: 1 }), anAccount(gone, ended, 'deleted')])

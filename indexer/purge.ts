@@ -14,11 +14,10 @@ import { inTransaction, type Transaction } from '../shared/postgres.ts'
 import { tidOf } from '../shared/repo/tid.ts'
 import { retryTransient, sleep } from '../shared/retry.ts'
 import { readmit } from './accounts.ts'
-import { type ApplyOptions, removeRecords } from './apply.ts'
-import { compareText } from './fold.ts'
+import type { ApplyOptions } from './apply.ts'
 import { askHost, type Hosted, type HostedOptions } from './hosted.ts'
+import { forgetActor, removeRest, removeSome } from './purge-rows.ts'
 import { fenceAbove, lockRepos } from './repos.ts'
-import { quoted } from './write.ts'
 
 /** Where a test may hold a transaction. */
 export type PurgePoint = 'confirmed' | 'portion' | 'finished'
@@ -39,8 +38,6 @@ interface Due {
 }
 
 const askedAtOnce = 4
-/** Small enough that the counters of what the account liked are held for milliseconds. */
-const portion = 500
 /** Nobody else takes an account in hand for so long; whoever dies with it loses it after that. */
 const leaseMs = 120_000
 const firstPauseMs = 60_000
@@ -147,90 +144,23 @@ async function confirm(options: PurgeOptions, did: string): Promise<boolean> {
   })
 }
 
-/** Removes some of what the account has; false when all of it is gone but for the last. */
+/** Removes a portion, and keeps the account in hand; false when all of it is gone but for the rest. */
 async function removePortion(options: PurgeOptions, did: string): Promise<boolean> {
-  const { apply } = options
   return withRepo(options, did, async (tx) => {
-    const records = await tx.unsafe<{ uri: string }[]>(
-      `select r.uri from record r join repo_sync s on s.did = r.did
-       where r.did = $1 and (r.rev is null or r.rev <= s."purgedRev") limit ${portion}`,
-      [did],
-    )
-    const uris = records.map(({ uri }) => uri).sort(compareText)
-    await removeRecords(tx, apply, uris)
+    const some = await removeSome(tx, options.apply, did)
     await tx.unsafe('update account_purge set "notBefore" = $2 where did = $1', [
       did,
       timeOf(Date.now() + leaseMs),
     ])
     await options.probe?.('portion')
-    return uris.length > 0 || (await adoptOrphans(tx, apply, did)) || (await forgetNews(tx, did))
+    return some
   })
 }
 
-/**
- * Older workers have left rows without a record: they are given one, so that the next portion takes
- * them and the counters follow. True when there were any.
- */
-async function adoptOrphans(
-  tx: Transaction,
-  { collections }: ApplyOptions,
-  did: string,
-): Promise<boolean> {
-  let adopted = 0
-  for (const { nsid, rows } of collections) {
-    if (rows === undefined) continue
-    const result = await tx.unsafe(
-      `insert into record (uri, cid, did, json, "indexedAt")
-       select t.uri, t.cid, $1::text, '{}', t."indexedAt" from ${quoted(rows.table)} t
-       where t.creator = $1 and t.uri like $2
-         and not exists (select from record r where r.uri = t.uri) limit ${portion}`,
-      [did, under(did, nsid)],
-    )
-    adopted += result.count
-  }
-  return adopted > 0
-}
-
-/** Notifications to the account, and what is left of those that it caused. */
-async function forgetNews(tx: Transaction, did: string): Promise<boolean> {
-  const gone = await tx.unsafe(
-    `delete from notification where id = any(array(
-       select id from notification n join repo_sync s on s.did = $1
-       where (n.did = $1 or n.author = $1) and s.rev <= s."purgedRev" limit ${portion}))`,
-    [did],
-  )
-  return gone.count > 0
-}
-
-/**
- * The last of it: rows that hang on no record, and the account itself; unless it has returned
- * meanwhile, and then its repo is wished for.
- */
+/** The end of it; but an account that has returned meanwhile stays, and its repo is wished for. */
 async function finish(options: PurgeOptions, did: string): Promise<void> {
-  const { collections } = options.apply
   await withRepo(options, did, async (tx) => {
-    const lost = (key: string) =>
-      `${key} like $1 and not exists (select from record r where r.uri = ${key})`
-    for (const { table, key, softDelete } of childrenOf(collections)) {
-      const first = quoted(softDelete?.primaryKey[0] ?? key)
-      const column = `${quoted(table)}.${quoted(key)}`
-      await tx.unsafe(`delete from ${quoted(table)} where ${first} like $1 and ${lost(column)}`, [
-        under(did),
-      ])
-    }
-    await tx.unsafe(`delete from duplicate_record where ${lost('duplicate_record.uri')}`, [
-      under(did),
-    ])
-    await tx.unsafe(
-      `delete from record_tombstone t using repo_sync s
-       where t.did = $1 and s.did = $1 and t.rev <= s."purgedRev"`,
-      [did],
-    )
-    await tx.unsafe(
-      `delete from actor_sync using repo_sync s
-       where actor_sync.did = $1 and s.did = $1 and s.rev <= s."purgedRev"`,
-      [did],
-    )
+    await removeRest(tx, options.apply, did)
     await tx.unsafe('delete from account_purge where did = $1', [did])
     const [event] = await tx.unsafe<{ active: boolean }[]>(
       `select active from account_event where did = $1 and type = 'account'`,
@@ -240,25 +170,6 @@ async function finish(options: PurgeOptions, did: string): Promise<void> {
     else await forgetActor(tx, did)
     await options.probe?.('finished')
   })
-}
-
-/** Unless something newer of the account has come. */
-async function forgetActor(tx: Transaction, did: string): Promise<void> {
-  await tx.unsafe(
-    `delete from actor using repo_sync s
-     where actor.did = $1 and s.did = $1 and s.rev <= s."purgedRev"`,
-    [did],
-  )
-}
-
-function childrenOf(collections: ApplyOptions['collections']) {
-  return collections.flatMap(({ rows }) => rows?.children ?? [])
-}
-
-/** The pattern of the URIs of an account, or of one collection of it. */
-function under(did: string, nsid?: string): string {
-  const path = nsid === undefined ? `at://${did}/` : `at://${did}/${nsid}/`
-  return `${path.replaceAll(/[\\%_]/g, '\\$&')}%`
 }
 
 /** One transaction that holds the account's repo: batches about it come before or after. */
