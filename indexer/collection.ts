@@ -29,7 +29,10 @@ export interface Notice {
   reason: string
   /** The URI that it is about, or null. */
   subject: string | null
-  /** Where it stands among the others; by default the earlier of the row's times. */
+  /**
+   * Where it stands among the others, and stays when the record is written anew; by default the
+   * earlier of the row's times.
+   */
   sortAt?: string
 }
 

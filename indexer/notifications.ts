@@ -13,6 +13,8 @@ export interface Notification {
   recordUri: string
   recordCid: string
   sortAt: string
+  /** Once told it keeps its place, however often the record is written anew. */
+  stays: boolean
 }
 
 const columns = [
@@ -39,6 +41,7 @@ export function notificationsOf(
     recordUri: String(row['uri']),
     recordCid: String(row['cid']),
     sortAt: sortAt ?? earlier(String(row['createdAt']), String(row['indexedAt'])),
+    stays: sortAt !== undefined,
   }))
 }
 
@@ -63,7 +66,7 @@ export class Notifications {
     }
   }
 
-  /** What is asked for again stays where it is among the others. */
+  /** What is asked for again is not told anew. */
   async write(sql: Transaction): Promise<void> {
     const wanted = [...this.#wanted.values()].flat()
     if (this.#forgotten.size > 0) {
@@ -78,8 +81,9 @@ export class Notifications {
       )
       if (again.length > 0) {
         await sql.unsafe(
-          `update notification n set "recordCid" = r."recordCid" from ${relation(columns)}
-           where ${same}`,
+          `update notification n set "recordCid" = r."recordCid",
+             "sortAt" = case when r.stays::boolean then n."sortAt" else r."sortAt" end
+           from ${relation([...columns, 'stays'])} where ${same}`,
           [asked],
         )
       }

@@ -1,6 +1,7 @@
 /** The model against rows that were written out by hand from the contract. */
 import { expect, test } from 'vitest'
 import type { ExpectedRecord, JsonRecord } from './account.ts'
+import { anything } from './model/threads.ts'
 import { type Facts, modelOf, type Observed, type Tables } from './model.ts'
 
 const ada = 'did:plc:adaaaaaaaaaaaaaaaaaaaaaa'
@@ -66,6 +67,12 @@ test('a reply is a row of post, feed_item, quote and counts, and its text is in 
       replyRootCid: cid,
       replyParent: subject.uri,
       replyParentCid: cid,
+      // Its parent is not there: what was judged while it was may stand there.
+      invalidReplyRoot: anything,
+      violatesThreadGate: anything,
+      violatesEmbeddingRules: null,
+      hasThreadGate: null,
+      hasPostGate: null,
     },
   ])
   expect(tables.get('feed_item')).toEqual([
@@ -101,6 +108,73 @@ test('a reply is a row of post, feed_item, quote and counts, and its text is in 
   expect(tables.get('profile_agg')).toEqual([
     { did: ada, followersCount: 0, followsCount: 0, postsCount: 1 },
   ])
+})
+
+const postOf = (by: string, rkey: string, content: JsonRecord = {}) =>
+  record(`${by}/app.bsky.feed.post/${rkey}`, { text: '', createdAt, ...content })
+const uriOfPost = (by: string, rkey: string) => `at://${by}/app.bsky.feed.post/${rkey}`
+
+test('a reply is in its thread, and outside of it where its parent is or where its root is none', () => {
+  const [root, answer] = [uriOfPost(ada, '3kaaaaaaaaaa2'), uriOfPost(bo, '3kbbbbbbbbbb2')]
+  const to = (parent: string, of: string) => {
+    return { reply: { root: { uri: of, cid }, parent: { uri: parent, cid } } }
+  }
+  const tables = tablesOf([
+    postOf(ada, '3kaaaaaaaaaa2'),
+    postOf(bo, '3kbbbbbbbbbb2', to(root, root)),
+    postOf(ada, '3kcccccccccc2', to(answer, answer)),
+    postOf(bo, '3kdddddddddd2', to(uriOfPost(ada, '3kcccccccccc2'), answer)),
+  ])
+  const flags = tables
+    .get('post')
+    ?.map((row) => [row['invalidReplyRoot'], row['violatesThreadGate']])
+  const none = [null, null]
+  expect(flags).toEqual([none, [true, false], none, [true, false]])
+  const told = tables.get('notification')?.map(({ did, author, reason, reasonSubject }) => {
+    return { did, author, reason, reasonSubject }
+  })
+  expect(told).toHaveLength(3)
+  expect(told).toContainEqual({ did: ada, author: bo, reason: 'reply', reasonSubject: root })
+})
+
+test('a gate keeps out whom it does not name, and a reply that is kept out does not count or tell', () => {
+  const root = { uri: uriOfPost(ada, '3kaaaaaaaaaa2'), cid }
+  const reply = postOf(bo, '3kbbbbbbbbbb2', { reply: { root, parent: root } })
+  const gateOf = (...allow: JsonRecord[]) =>
+    record(`${ada}/app.bsky.feed.threadgate/3kaaaaaaaaaa2`, { post: root.uri, allow, createdAt })
+  const flagsWith = (...facts: ExpectedRecord[]) => {
+    const tables = tablesOf([...facts, reply])
+    const row = tables.get('post')?.find(({ creator }) => creator === bo)
+    const count = tables.get('post_agg')?.[0]?.['replyCount']
+    return [row?.['violatesThreadGate'], count, tables.get('notification')?.length]
+  }
+  const rule = (name: string) => ({ $type: `app.bsky.feed.threadgate#${name}` })
+  const features = [{ $type: 'app.bsky.richtext.facet#mention', did: bo }]
+  const facets = [{ index: { byteStart: 0, byteEnd: 0 }, features }]
+  const plain = postOf(ada, '3kaaaaaaaaaa2')
+  expect(flagsWith(plain)).toEqual([null, 1, 1])
+  expect(flagsWith(plain, gateOf())).toEqual([true, 0, 0])
+  expect(flagsWith(plain, gateOf(rule('mentionRule')))).toEqual([true, 0, 0])
+  expect(flagsWith(postOf(ada, '3kaaaaaaaaaa2', { facets }), gateOf(rule('mentionRule')))).toEqual([
+    ...[null, 1, 2],
+  ])
+  // Who followed whom when it was decided is not told by what is there.
+  expect(flagsWith(plain, gateOf(rule('followerRule')))).toEqual([anything, anything, 0])
+})
+
+test('a quote that is forbidden is marked and does not tell', () => {
+  const embed = { $type: 'app.bsky.embed.record', record: subject }
+  const quote = postOf(bo, '3kbbbbbbbbbb2', { embed })
+  const rules = { embeddingRules: [{ $type: 'app.bsky.feed.postgate#disableRule' }] }
+  const gate = record(`${ada}/app.bsky.feed.postgate/3kaaaaaaaaaa2`, {
+    ...{ post: subject.uri, createdAt },
+    ...rules,
+  })
+  const flagsOf = (tables: Tables) => tables.get('post')?.[0]?.['violatesEmbeddingRules']
+  expect(flagsOf(tablesOf([quote]))).toBe(null)
+  expect(tablesOf([quote]).get('notification')).toMatchObject([{ did: ada, reason: 'quote' }])
+  expect(flagsOf(tablesOf([quote, gate]))).toBe(true)
+  expect(tablesOf([quote, gate]).get('notification')).toEqual([])
 })
 
 test('what is dated in the future sorts by when it was indexed', () => {
@@ -158,8 +232,8 @@ test('a repo that was asked for and not found as it was then is a difference', (
   const sources = { accounts, fetched: new Map([[bo, 'r3']]) }
   const syncOf = (rev: string) =>
     tablesOf([], sources, { snapshotRev: new Map([[bo, rev]]) }).get('repo_sync')
-  expect(syncOf('r2')).toEqual([{ did: bo, rev: 'r2', snapshotRev: 'r3 or later' }])
-  expect(syncOf('r3')).toEqual([{ did: bo, rev: 'r3', snapshotRev: 'r3' }])
+  expect(syncOf('r2')).toEqual([{ did: bo, rev: 'r2', snapshotRev: 'r3 or later', status: null }])
+  expect(syncOf('r3')).toEqual([{ did: bo, rev: 'r3', snapshotRev: 'r3', status: null }])
 })
 
 test('an account is hidden while its host says that it is gone, not while its host is late', () => {

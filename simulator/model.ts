@@ -7,7 +7,9 @@ import type { Account, ExpectedRecord } from './account.ts'
 import { claimedHandle } from './documents.ts'
 import type { Label } from './labeler.ts'
 import type { AccountState, Heard } from './model/heard.ts'
+import { notificationsOf } from './model/notifications.ts'
 import { isStored, jsonOf, oneRowOf, type Row, rowsOf, storedCollections } from './model/records.ts'
+import { type Threads, threadsOf } from './model/threads.ts'
 import type { Network } from './network.ts'
 
 /** What the workers of a database had to go by. */
@@ -56,6 +58,8 @@ export type Tables = ReadonlyMap<string, readonly Row[]>
 
 export interface Model {
   tables(observed: Observed): Tables
+  /** Whether a row is there or not depends on what was there before. */
+  isFree(table: string, row: Row): boolean
 }
 
 /** The key of every table in the model. */
@@ -94,6 +98,7 @@ export const keys: Readonly<Record<string, readonly string[]>> = {
   actor_sync: ['did'],
   repo_sync: ['did'],
   account_event: ['did', 'type'],
+  notification: ['did', 'recordUri', 'reason'],
 }
 
 /** The model of the network as it is now; what happens later does not change it. */
@@ -124,27 +129,67 @@ function accountFact({ directory }: Network, { did, rev, head }: Account): Accou
 
 /** The model of a list of facts. */
 export function modelOf(facts: Facts): Model {
+  let threads = threadsOf([], nothing)
   return {
     tables({ indexedAt, snapshotRev }) {
       const observed = { indexedAt, snapshotRev: facts.fetched === null ? nothing : snapshotRev }
       const tables = new Map<string, Row[]>(Object.keys(keys).map((table) => [table, []]))
       const add = (table: string, row: Row) => void tables.get(table)?.push(row)
-      addRecords(facts, observed, add)
-      addCounts(tables, add)
+      const held = addRecords(facts, observed, add)
+      threads = threadsOf(
+        [...held.values()].map(({ fact }) => fact),
+        sortAtsOf(tables),
+      )
+      for (const row of tables.get('post') ?? []) {
+        Object.assign(row, threads.columnsOf(String(row['uri'])))
+      }
+      if (facts.fetched === null) {
+        for (const { fact, row } of held.values())
+          for (const told of notificationsOf(fact, row, threads)) add('notification', told)
+      }
+      addCounts(tables, threads, add)
       addRepos(facts, observed, add)
       addAccounts(facts, observed, add)
       addLabels(facts, add)
       return tables
     },
+    isFree(table, { reason, recordUri }) {
+      if (table !== 'notification') return false
+      // Nobody is told of what a backfill found first.
+      if (facts.fetched !== null && facts.heard.commits.size > 0) return true
+      // Who was verified and unverified how often is not told by what is there.
+      if (reason === 'verified' || reason === 'unverified') return true
+      return reason === 'reply' && threads.isLoose(String(recordUri))
+    },
   }
+}
+
+function sortAtsOf(tables: Tables): Map<string, string> {
+  return new Map(
+    (tables.get('post') ?? []).map((row) => [String(row['uri']), String(row['sortAt'])]),
+  )
 }
 
 const nothing: ReadonlyMap<string, string> = new Map()
 
 type Add = (table: string, row: Row) => void
 
-/** `record`, the tables of the collections, duplicates, and what remains of the deleted. */
-function addRecords(facts: Facts, { indexedAt, snapshotRev }: Observed, add: Add): void {
+/** A record that has a row in its collection's table. */
+interface Held {
+  fact: ExpectedRecord
+  row: Row
+}
+
+/**
+ * `record`, the tables of the collections, duplicates, and what remains of the deleted. Returns the
+ * records that have a row.
+ */
+function addRecords(
+  facts: Facts,
+  { indexedAt, snapshotRev }: Observed,
+  add: Add,
+): Map<string, Held> {
+  const held = new Map<string, Held>()
   const tombstones = new Map<string, { did: string; rev: string }>()
   for (const [uri, rev] of facts.heard.deletions) {
     const [, , did = '', collection = ''] = uri.split('/')
@@ -182,13 +227,19 @@ function addRecords(facts: Facts, { indexedAt, snapshotRev }: Observed, add: Add
       continue
     }
     holders.set(place, uri)
+    held.set(uri, { fact, row })
     for (const [table, row] of [own, ...others]) add(table, row)
   }
   for (const [uri, { did, rev }] of tombstones) add('record_tombstone', { uri, did, rev })
+  return held
 }
 
 /** The counters: nothing but the number of rows. */
-function addCounts(tables: ReadonlyMap<string, readonly Row[]>, add: Add): void {
+function addCounts(
+  tables: ReadonlyMap<string, readonly Row[]>,
+  { replied, repliesOf }: Threads,
+  add: Add,
+): void {
   const count = (table: string, by: string) => {
     const counts = new Map<string, number>()
     for (const row of tables.get(table) ?? []) {
@@ -197,7 +248,7 @@ function addCounts(tables: ReadonlyMap<string, readonly Row[]>, add: Add): void 
     }
     return counts
   }
-  const addAll = (table: string, key: string, columns: Record<string, Map<string, number>>) => {
+  const addAll = (table: string, key: string, columns: Record<string, Map<string, unknown>>) => {
     const counted = new Set(Object.values(columns).flatMap((counts) => [...counts.keys()]))
     for (const value of counted) {
       const counters = Object.entries(columns).map(([name, counts]) => [name, counts.get(value)])
@@ -208,7 +259,8 @@ function addCounts(tables: ReadonlyMap<string, readonly Row[]>, add: Add): void 
   addAll('post_agg', 'uri', {
     likeCount: count('like', 'subject'),
     repostCount: count('repost', 'subject'),
-    replyCount: count('post', 'replyParent'),
+    // Those that their gate keeps out do not count.
+    replyCount: new Map(replied.map((uri) => [uri, repliesOf(uri)])),
     quoteCount: count('quote', 'subject'),
     // Bookmarks are bsync's business.
     bookmarkCount: new Map(),
@@ -232,7 +284,9 @@ function addRepos({ accounts, heard, fetched }: Facts, { snapshotRev }: Observed
     if (rev === null && found === null) continue
     const commitCid = heard.commits.get(`${did} ${rev}`) ?? (rev === newest ? head : 'unknown')
     add('actor_sync', { did, commitCid, repoRev: rev })
-    add('repo_sync', { did, rev, snapshotRev: found })
+    const account = heard.accounts.get(did)
+    const status = account === undefined || account.active ? null : (account.status ?? 'inactive')
+    add('repo_sync', { did, rev, snapshotRev: found, status })
   }
 }
 

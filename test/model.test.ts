@@ -194,7 +194,7 @@ async function reposFetched({ drained }: Pipeline): Promise<void> {
   await drained('firehose_backfill', 'firehose_group')
 }
 
-/** Handles are looked at beside the batches. */
+/** Handles are looked at beside the batches, and what is left to the rules. */
 async function handlesResolved({ sql }: Pipeline): Promise<void> {
   await eventually(async () => (await sql`select from reconcile`).length, 0)
 }
@@ -221,7 +221,10 @@ async function someRow(sql: TransactionSql, table: string): Promise<string> {
 
 const isCompared: Record<string, string> = {
   op_thread_reply: '"deletedAt" is null',
-  post_agg: '"likeCount" > 0',
+  post: '"replyParent" is null',
+  post_agg: `"likeCount" > 0 and uri not in (
+    select "replyParent" from post where "replyParent" is not null)`,
+  notification: `reason in ('like', 'follow')`,
   profile_agg: '"postsCount" > 0',
 }
 

@@ -277,7 +277,7 @@ export function jsonOf(value: unknown): string {
 }
 
 /** The value at a path of keys as `reply.root.uri`, as Postgres can hold it; null without one. */
-function at(value: unknown, path: string): unknown {
+export function at(value: unknown, path: string): unknown {
   let found = value
   for (const key of path.split('.')) {
     if (typeof found !== 'object' || found === null) return null
@@ -298,7 +298,7 @@ function timeOf(text: unknown): string {
 }
 
 /** The account in an AT URI. */
-function hostOf(uri: unknown): string {
+export function hostOf(uri: unknown): string {
   return String(uri).split('/')[2] ?? ''
 }
 
