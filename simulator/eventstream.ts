@@ -41,7 +41,7 @@ interface Reader {
 
 export class EventStream {
   readonly #options: EventStreamOptions
-  readonly #window: ReplayWindow
+  #window: ReplayWindow
   readonly #readers = new Set<Reader>()
   readonly #changes = new EventEmitter()
   readonly #sockets = new WebSocketServer({ noServer: true, perMessageDeflate: false })
@@ -123,6 +123,12 @@ export class EventStream {
   /** Cuts every reader's connection; they may come back. */
   disconnect(): void {
     for (const { socket } of this.#readers) socket.terminate()
+  }
+
+  /** Begins anew at this seq, with nothing to replay: every reader's connection is cut. */
+  restart(firstSeq: number): void {
+    this.#window = createWindow(this.#options.windowBytes, firstSeq)
+    this.disconnect()
   }
 
   close(): void {

@@ -80,6 +80,8 @@ export interface Relay {
   delivered(): Promise<void>
   /** Cuts every reader's connection; they may come back. */
   disconnect(): void
+  /** Comes back as a relay that has lost what it knew: its next event has this seq, and none before it is kept. */
+  restart(firstSeq: number): void
   /** Spoils answers, and by the method `subscribeRepos` the connecting of readers. */
   fault(target: FaultTarget, fault: FaultKind, when?: number | When): Fault
   /** Spoils frames on their way to each reader. */
@@ -145,6 +147,7 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
       await stream.delivered()
     },
     disconnect: () => stream.disconnect(),
+    restart: (firstSeq) => stream.restart(firstSeq),
     fault: faults.add,
     frameFault: (target, fault, when) => stream.fault(target, fault, when),
     get faults() {
