@@ -11,8 +11,8 @@ const longAgo = '1970-01-01T00:00:00.000Z'
 export const walkActors: Walk = {
   name: 'actors',
   table: 'actor',
-  page: async (sql, from, repair) => {
-    const { rows, after } = await distinctPage(sql, 'record', 'did', from)
+  page: async (sql, { after: from, size, repair }) => {
+    const { rows, after } = await distinctPage(sql, { table: 'record', column: 'did', size }, from)
     const asked = JSON.stringify(rows.map((did) => ({ did })))
     const missing = await sql.unsafe<{ did: string }[]>(
       `select r.did from ${relation(['did'])}

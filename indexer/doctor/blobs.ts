@@ -36,10 +36,14 @@ function walkPlace({ apply }: Patient, place: (typeof places)[number]): Walk {
   return {
     name: `blobs of ${table}`,
     table,
-    page: async (sql, from, repair) => {
+    page: async (sql, { after: from, size, repair }) => {
       const what = `r.uri, r.cid, r."indexedAt", case when ${lacks.join(' or ')} then r.json end as json`
       const join = `left join record r on r.uri = t.${quoted(key)}`
-      const { rows, after } = await pageOf<Candidate>(sql, { table, key: [key], what, join }, from)
+      const { rows, after } = await pageOf<Candidate>(
+        sql,
+        { table, key: [key], what, join, size },
+        from,
+      )
       const derived = rows.flatMap((row): Derived[] => {
         const found = derivedRow(apply, table, row)
         return found === null ? [] : [found]

@@ -7,7 +7,7 @@ import type { Transaction } from '../../shared/postgres.ts'
 import type { Collection, Count } from '../collection.ts'
 import { compareText } from '../fold.ts'
 import { quoted } from '../write.ts'
-import { distinctPage, type PageOfRows, pageOf, type Walk } from './walk.ts'
+import { distinctPage, type PageOfRows, pageOf, type Turn, type Walk } from './walk.ts'
 
 type Counted = Count & { rows: string }
 
@@ -24,16 +24,23 @@ export function walkCounts(collections: readonly Collection[]): Walk[] {
   const all = (table: Count['table']) => counters.filter((counter) => counter.table === table)
   const stored = (Object.keys(keyOf) as Count['table'][]).map((table) => {
     const key = keyOf[table]
-    return walk(`counts of ${table}`, table, all(table), async (sql, from) => {
-      const page = await pageOf<Record<string, string>>(sql, { table, key: [key], what: '0' }, from)
+    return walk(`counts of ${table}`, table, all(table), async (sql, { after, size }) => {
+      const place = { table, key: [key], what: '0', size }
+      const page = await pageOf<Record<string, string>>(sql, place, after)
       return { ...page, rows: page.rows.map((row) => String(row[key])) }
     })
   })
   const missing = counters.map((counter) =>
-    walk(`keys of ${counter.column}`, counter.rows, all(counter.table), async (sql, from) => {
-      const page = await distinctPage(sql, counter.rows, counter.key, from)
-      return { ...page, rows: await without(sql, counter.table, page.rows) }
-    }),
+    walk(
+      `keys of ${counter.column}`,
+      counter.rows,
+      all(counter.table),
+      async (sql, { after, size }) => {
+        const place = { table: counter.rows, column: counter.key, size }
+        const page = await distinctPage(sql, place, after)
+        return { ...page, rows: await without(sql, counter.table, page.rows) }
+      },
+    ),
   )
   return [...stored, ...missing]
 }
@@ -42,15 +49,15 @@ function walk(
   name: string,
   table: string,
   counters: readonly Counted[],
-  keysFrom: (sql: Transaction, after: string) => Promise<PageOfRows<string>>,
+  keysFrom: (sql: Transaction, turn: Turn) => Promise<PageOfRows<string>>,
 ): Walk {
   return {
     name,
     table,
-    page: async (sql, from, repair) => {
-      const { rows: keys, after } = await keysFrom(sql, from)
+    page: async (sql, turn) => {
+      const { rows: keys, after } = await keysFrom(sql, turn)
       const wrong = await miscounted(sql, counters, keys)
-      if (repair && wrong.length > 0) await recount(sql, counters, wrong)
+      if (turn.repair && wrong.length > 0) await recount(sql, counters, wrong)
       return { after, seen: keys.length, found: { counts: wrong.length } }
     },
   }

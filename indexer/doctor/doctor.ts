@@ -19,6 +19,7 @@ export interface DoctorOptions {
   /** Since when workers that keep no revs wrote here; null: never. */
   since: string | null
   signal: AbortSignal
+  pageSize?: number
   onProgress?: (walk: string, done: number, total: number) => void
 }
 
@@ -55,7 +56,7 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
 
 /** Walks to the end of one table. With a repair each page and the place after it are one transaction. */
 async function follow(options: DoctorOptions, walk: Walk): Promise<Record<string, number>> {
-  const { apply, repair, signal, onProgress } = options
+  const { apply, repair, signal, onProgress, pageSize: size = 2_000 } = options
   const { sql, schema, statementTimeoutMs } = apply
   const total = await estimate(apply, walk.table)
   const found: Record<string, number> = {}
@@ -67,7 +68,7 @@ async function follow(options: DoctorOptions, walk: Walk): Promise<Record<string
     const page = await retryTransient(
       () =>
         inTransaction(sql, { schema, statementTimeoutMs }, async (tx) => {
-          const result = await walk.page(tx, from, repair)
+          const result = await walk.page(tx, { after: from, size, repair })
           if (repair) await noteProgress(tx, walk, result)
           return result
         }),

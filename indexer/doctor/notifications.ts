@@ -9,8 +9,8 @@ const again = `exists (
 export const walkNotifications: Walk = {
   name: 'notifications',
   table: 'notification',
-  page: async (sql, from, repair) => {
-    const place = { table: 'notification', key: ['id'], what: again }
+  page: async (sql, { after: from, size, repair }) => {
+    const place = { table: 'notification', key: ['id'], what: again, size }
     const { rows, after } = await pageOf<{ id: number | string; again: boolean }>(sql, place, from)
     const doubled = rows.filter((row) => row.again).map(({ id }) => String(id))
     if (repair) {

@@ -24,10 +24,10 @@ export function walkRecords({ apply }: Patient, since: string | null): Walk {
   return {
     name: since === null ? 'records' : 'records-since',
     table: 'record',
-    page: async (sql, from, repair) => {
+    page: async (sql, { after: from, size, repair }) => {
       const { rows, after } = await pageOf<Marked>(
         sql,
-        { table: 'record', key: ['uri'], what },
+        { table: 'record', key: ['uri'], what, size },
         from,
       )
       const marked = (mark: 'gone' | 'bytes' | 'stale') =>

@@ -48,8 +48,8 @@ function walkTable(table: string, key: readonly string[], times: readonly string
   return {
     name: `times of ${table}`,
     table,
-    page: async (sql, from, repair) => {
-      const { rows, after } = await pageOf<Texts>(sql, { table, key, what }, from)
+    page: async (sql, { after: from, size, repair }) => {
+      const { rows, after } = await pageOf<Texts>(sql, { table, key, what, size }, from)
       const wrong = rows.filter((row) => times.some((name) => row[`old ${name}`] != null))
       if (repair && wrong.length > 0) {
         // Labels are about repos, and belong to none.

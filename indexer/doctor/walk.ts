@@ -12,14 +12,22 @@ export interface Page {
   found: Readonly<Record<string, number>>
 }
 
+/** What is to be looked at. */
+export interface Turn {
+  /** The page after this place; '' is the beginning. */
+  after: string
+  size: number
+  /** Whether what is found is healed. */
+  repair: boolean
+}
+
 /** A walk through what one table holds. */
 export interface Walk {
   /** Of its own: the name under which it is continued. */
   name: string
   /** The table, for an estimate of how long it takes. */
   table: string
-  /** Looks at the page after `after` ('' at the beginning), and heals it when asked. */
-  page: (sql: Transaction, after: string, repair: boolean) => Promise<Page>
+  page: (sql: Transaction, turn: Turn) => Promise<Page>
 }
 
 /** What walks are made for. */
@@ -29,8 +37,6 @@ export interface Patient {
   columns: readonly { table: string; name: string; generated: boolean }[]
 }
 
-export const pageSize = 2_000
-
 export interface PageOfRows<R> {
   rows: readonly R[]
   after: string | null
@@ -39,10 +45,10 @@ export interface PageOfRows<R> {
 /** The next rows of a table in the order of its key: the columns of the key and `what` else. */
 export async function pageOf<R extends object>(
   sql: Transaction | Sql,
-  from: { table: string; key: readonly string[]; what: string; join?: string },
+  from: { table: string; key: readonly string[]; what: string; join?: string; size: number },
   after: string,
 ): Promise<PageOfRows<R>> {
-  const { table, key, what, join = '' } = from
+  const { table, key, what, join = '', size } = from
   const keys = key.map((column) => `t.${quoted(column)}`)
   const values = key.map((_, index) =>
     table === 'notification' ? '$1::bigint' : `$${index + 1}::text`,
@@ -50,30 +56,30 @@ export async function pageOf<R extends object>(
   const condition = after === '' ? '' : `where (${keys.join(', ')}) > (${values.join(', ')})`
   const rows = await sql.unsafe<(R & Record<string, unknown>)[]>(
     `select ${keys.join(', ')}, ${what} from ${quoted(table)} t ${join} ${condition}
-     order by ${keys.join(', ')} limit ${pageSize}`,
+     order by ${keys.join(', ')} limit ${size}`,
     after === '' ? [] : (JSON.parse(after) as string[]),
   )
   const last = rows.at(-1)
-  const more = rows.length === pageSize && last !== undefined
+  const more = rows.length === size && last !== undefined
   return { rows, after: more ? JSON.stringify(key.map((column) => String(last[column]))) : null }
 }
 
 /** The next distinct values of an indexed column, found without reading every row. */
 export async function distinctPage(
   sql: Transaction,
-  table: string,
-  column: string,
+  from: { table: string; column: string; size: number },
   after: string,
 ): Promise<PageOfRows<string>> {
+  const { table, column, size } = from
   const next = (than: string) =>
     `select n.${quoted(column)} as key from ${quoted(table)} n
      where n.${quoted(column)} > ${than} order by n.${quoted(column)} limit 1`
   const rows = await sql.unsafe<{ key: string }[]>(
     `with recursive k as ((${next('$1')}) union all
        select (${next('k.key')}) from k where k.key is not null)
-     select key from k where key is not null limit ${pageSize}`,
+     select key from k where key is not null limit ${size}`,
     [after],
   )
   const keys = rows.map(({ key }) => key)
-  return { rows: keys, after: keys.length === pageSize ? (keys.at(-1) ?? null) : null }
+  return { rows: keys, after: keys.length === size ? (keys.at(-1) ?? null) : null }
 }
