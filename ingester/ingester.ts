@@ -19,6 +19,7 @@ import {
   streams,
 } from '../shared/streams/names.ts'
 import { createProducer, takeFence } from '../shared/streams/producer.ts'
+import { relistAsked, relistBegun } from '../shared/streams/relist.ts'
 import { wantResyncs } from '../shared/streams/resyncs.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
 import { keepRequestingResyncs } from './chain-resyncs.ts'
@@ -32,7 +33,7 @@ import { createMetrics, type IngesterMetrics } from './metrics.ts'
 import type { options } from './options.ts'
 import { createProver } from './prover.ts'
 import { createRecent } from './recent.ts'
-import { listRepos } from './repo-list.ts'
+import { beginAnew, listRepos } from './repo-list.ts'
 import { createUnproved } from './unproved.ts'
 import { createVerifier } from './verify.ts'
 
@@ -46,6 +47,7 @@ const labelerTtlMs = 3_600_000
 /** What relays said of accounts: some hours of it. */
 const saidRemembered = 20_000
 const lengthsEveryMs = 5_000
+const relistCheckMs = 1_000
 const awayEveryMs = 250
 
 type Part = (signal: AbortSignal) => Promise<void>
@@ -270,7 +272,7 @@ async function followAll(
   await runTogether(signal, hosts.map(followOne))
 }
 
-/** Opens a gap in the ledger, with the time of the event at which it begins, where that is known. */
+/** Opens a gap in the ledger, with a time before which nothing of it is, where that is known. */
 async function noteGap(
   { redis }: Room,
   gap: Pick<Gap, 'host' | 'stream' | 'reason' | 'from' | 'to'>,
@@ -280,7 +282,9 @@ async function noteGap(
   await throughOutages(async () => {
     const written = await redis.hget(chainKey, cursorKeys(gap.stream, raw).key)
     const [seq, time] = written?.split(' ') ?? []
-    const since = time !== undefined && time !== '' && seq === gap.from ? time : null
+    // Earlier than the gap is as good: more repos are looked at, none is left out.
+    const isBefore = gap.from !== null && Number(seq) <= Number(gap.from)
+    const since = time !== undefined && time !== '' && isBefore ? time : null
     await openGap(redis, { ...gap, since })
   }, signal)
 }
@@ -291,26 +295,42 @@ async function listPart(room: Room, hosts: readonly Host[], signal: AbortSignal)
   const stream = streams.requests
   const fence = await takeFence(room.redis, signal, fenceOf(stream))
   crashPoint('ingester.fence-taken', stream)
-  let unfinished = hosts.length
+  const unfinished = new Set(hosts)
   const listOne = (host: Host): Part => {
     const part = health.part(`${stream} ${host.name}`)
     return async (signal) => {
       const highWaterMark = config.repoHighWaterMark ?? config.highWaterMark
       const producer = await openProducer(room, { stream, host, fence, highWaterMark, signal })
-      const ended = await listRepos({
-        host,
-        producer,
-        deadLetters: deadLettersOf(room, stream, signal),
-        signal,
-        log: log.child({ stream }),
-        metrics: room.metrics,
-        health: part,
-      })
-      if (ended === 'done') unfinished -= 1
-      if (unfinished === 0) room.metrics.backfillComplete.set(1)
+      const options = {
+        ...{ host, producer, signal, log: log.child({ stream }) },
+        ...{
+          deadLetters: deadLettersOf(room, stream, signal),
+          metrics: room.metrics,
+          health: part,
+        },
+      }
+      while ((await listRepos(options)) === 'done') {
+        unfinished.delete(host)
+        room.metrics.backfillComplete.set(unfinished.size === 0 ? 1 : 0)
+        await untilRelist(room, host, signal)
+        if (signal.aborted) return
+        await beginAnew(producer)
+        await throughOutages(() => relistBegun(room.redis, host.name), signal)
+        unfinished.add(host)
+        room.metrics.backfillComplete.set(0)
+        log.info({ host: host.name, stream }, 'the list of repos is read again, as was asked')
+      }
     }
   }
   await runTogether(signal, hosts.map(listOne))
+}
+
+/** Waits until an operator wants the list again, or the stop. */
+async function untilRelist({ redis }: Room, host: Host, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    if (await throughOutages(() => relistAsked(redis, host.name), signal)) return
+    await sleep(relistCheckMs, signal)
+  }
 }
 
 function openProducer(

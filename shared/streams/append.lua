@@ -110,7 +110,7 @@ local position = 1
 while position <= #links do
   local free, own, bucket, field, rev, since, prev, data, flags, name
   free, own, bucket, field, rev, since, prev, data, flags, name, position =
-    struct.unpack('>HHI4c8c8c8c8c8BHc0', links, position)
+    struct.unpack('>HHI4c10c8c8c8c8BHc0', links, position)
   append(free)
   if judge(bucket, field, rev, since, prev, data, flags, name) then
     append(own)

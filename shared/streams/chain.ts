@@ -55,14 +55,14 @@ export type Judgement = (typeof judgements)[number]
 /** At 50 million repos a hash holds 381: below the 512 up to which Redis keeps it compact. */
 export const chainBucketBits = 17
 
-const fieldBytes = 8
+const fieldBytes = 10
 const shortBytes = 8
 /** Behind the version, codec and hash type of a CID. */
 const digestAt = 4
 const flags = { sync: 1, unproved: 2, doubtful: 4, legacy: 8 }
 const fixedBytes = 2 + 2 + 4 + fieldBytes + 4 * shortBytes + 1 + 2
 
-/** The links of a batch as one argument of `append.lua`, which unpacks `>HHI4c8c8c8c8c8BHc0`. */
+/** The links of a batch as one argument of `append.lua`, which unpacks `>HHI4c10c8c8c8c8BHc0`. */
 export function packLinks(placed: readonly PlacedLink[]): Buffer {
   const names = placed.map(({ link: { did, rev } }) => `${did} ${rev}`)
   const size = names.reduce((sum, name) => sum + fixedBytes + name.length, 0)

@@ -22,7 +22,7 @@ export interface Gap {
   from: string | null
   to: string | null
   reason: GapReason
-  /** When the event at `from` was: no repo that was silent since then can have been missed. */
+  /** No repo that was silent since then can have been missed; null where no such time is known. */
   since: string | null
   opened_at: string
   closed_at: string | null
