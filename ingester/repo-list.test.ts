@@ -9,6 +9,7 @@ import { connectRedis } from '../shared/redis.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
 import { cursorKeys } from '../shared/streams/names.ts'
 import { createProducer } from '../shared/streams/producer.ts'
+import { askRelist, relistAsked } from '../shared/streams/relist.ts'
 import { startNetwork } from '../simulator/network.ts'
 import { testRedis } from '../test/servers/redis.ts'
 import { createDeadLetters } from './dead-letter.ts'
@@ -133,6 +134,20 @@ describe('the list of repos', () => {
         active: true,
       })),
     )
+  })
+
+  test('is read again when an operator asks for it, while the ingester runs', async () => {
+    await using room = await testRoom(await startNetwork())
+    const { network, redis } = room
+    await network.account({ quiet: true })
+    await using _ = startIngester({ ...room.env, INGESTER_MODE: 'backfill' })
+    const cursor = () => redis.get(`repo_backfill:cursor:${network.relay.host}`)
+    await expect.poll(cursor, patience).toBe('!ingester-done')
+    await network.account({ quiet: true })
+    await askRelist(redis, network.relay.url)
+    await expect.poll(() => redis.xlen('repo_backfill'), patience).toBe(3)
+    await expect.poll(cursor, patience).toBe('!ingester-done')
+    expect(await relistAsked(redis, network.relay.host)).toBe(false)
   })
 
   test('is read page by page to its end', async () => {

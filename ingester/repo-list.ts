@@ -27,6 +27,7 @@ const stuckWaitMs = 10 * 60_000
 const cursorsRemembered = 200_000
 /** A host that has no more repos and does not say so. */
 const mostEmptyPages = 100
+const tellEveryMs = 60_000
 
 export interface RepoListOptions {
   host: Host
@@ -40,21 +41,36 @@ export interface RepoListOptions {
   waits?: { initialMs: number; maxMs: number; stuckMs: number }
 }
 
+/** Begins the list anew: the next `listRepos` reads all of it. */
+export async function beginAnew(producer: Producer): Promise<void> {
+  await producer.append({ entries: [], cursor: fromStart })
+}
+
+/** As a stored cursor; a host gives none that is empty. */
+const fromStart = ''
+
 /** Resolves when the list has been read to its end, now or before, or when the signal aborts. */
 export async function listRepos(options: RepoListOptions): Promise<'done' | 'stopped'> {
   const { host, producer, signal, log, health } = options
   const reader = createReader(options)
-  let cursor = await producer.cursor()
+  let cursor = (await producer.cursor()) || null
+  let repos = 0
+  let told = Date.now()
   while (!signal.aborted && cursor !== cursorDone) {
     const page = await reader.next(cursor)
     if (page === null) break
     try {
       await append(options, page, cursor)
       cursor = page.cursor ?? cursorDone
+      repos += page.repos.length
     } catch (error) {
       if (!(error instanceof RewoundError)) throw error
-      cursor = error.cursor
+      cursor = error.cursor || null
       reader.forget()
+    }
+    if (Date.now() - told >= tellEveryMs) {
+      told = Date.now()
+      log.info({ host: host.name, repos, cursor }, 'reading the list of repos')
     }
     await sleep(pauseMs, signal)
   }

@@ -47,6 +47,9 @@ export const gapsKey = 'ingester:gaps'
 /** How far the pass over a host's list of repos has come that closes its gaps. */
 export const gapPassKey = (host: string): string => `${gapsKey}:pass:${host}`
 
+/** That a host's list of repos is to be read again. */
+export const relistKey = (host: string): string => `repo_backfill:relist:${host}`
+
 /** What a listRepos cursor holds once the list has been read to its end. */
 export const cursorDone = '!ingester-done'
 
