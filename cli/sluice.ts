@@ -14,6 +14,7 @@ interface Entry {
 
 const commands: Readonly<Record<string, Entry>> = {
   config: { doc: 'look at settings', load: () => import('./config.ts') },
+  dlq: { doc: 'deal with dead letters', load: () => import('./dlq.ts') },
   doctor: { doc: 'heal what older workers left', load: () => import('./doctor.ts') },
   gaps: { doc: 'tell what of the sources was not read', load: () => import('./gaps.ts') },
   identities: { doc: 'keep keys of accounts at hand', load: () => import('./identities.ts') },
