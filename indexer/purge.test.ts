@@ -181,14 +181,27 @@ describe('an account whose PDS confirms that it is deleted', () => {
     const gone = await aDeletedAccount()
     const { own, others } = everythingOf(gone)
     await indexer.apply([...own, ...others])
+    await rows(
+      `insert into label (src, uri, cid, val, neg, cts)
+       values ('${did('labeler')}', 'at://${gone}/app.bsky.feed.post/x', '', 'spam', false, '${ended}')`,
+    )
     const written = await mentions(gone)
-    expect(tables.filter((name) => !written.includes(name))).toEqual(['account_event', 'label'])
+    expect(tables.filter((name) => !written.includes(name))).toEqual(['account_event'])
     await indexer.apply([anAccount(gone, ended, 'deleted')])
     expect(await purgeAll()).toEqual(['gone', 'purged'])
     await indexer.settle()
     // What others said about it stays, as it would have been if they had said it later.
     expect(await mentions(gone)).toEqual([
-      ...['account_event', 'like', 'post', 'post_agg', 'profile_agg', 'record', 'repo_sync'],
+      ...[
+        'account_event',
+        'label',
+        'like',
+        'post',
+        'post_agg',
+        'profile_agg',
+        'record',
+        'repo_sync',
+      ],
     ])
     expect(await rows(`select uri from record where did = '${gone}'`)).toEqual([])
     expect(await rows('select "likeCount", "replyCount" from post_agg order by uri')).toHaveLength(
@@ -214,6 +227,15 @@ describe('an account whose PDS confirms that it is deleted', () => {
     await purgeAll()
     await indexer.apply([...others, ...own])
     expect(await remains()).toEqual(expected)
+  })
+
+  test('wishes for no handle when an older event of it comes', async () => {
+    const gone = await aDeletedAccount()
+    const old = aPost({ by: gone, rev: 1 })
+    await indexer.apply([anAccount(gone, ended, 'deleted')])
+    await purgeAll()
+    const apply = indexer.applyWith({ handles: true })
+    expect((await apply([old])).handlesWanted).toEqual([])
   })
 
   test('may come back with newer records, and with its old ones', async () => {

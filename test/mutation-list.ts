@@ -26,6 +26,9 @@ const apply = 'indexer/apply.test.ts'
 const interleaving = 'indexer/interleaving.test.ts'
 const threads = 'indexer/rules/threads.test.ts'
 const notifications = 'indexer/notifications.test.ts'
+const accounts = 'indexer/accounts.test.ts'
+const purge = 'indexer/purge.test.ts'
+const doctor = 'indexer/doctor/doctor.test.ts'
 const follow = 'ingester/ingester.test.ts'
 const proofs = 'ingester/commit.test.ts'
 const chain = 'shared/streams/chain.test.ts'
@@ -56,6 +59,7 @@ const barrierLaw =
 const seatLaw = 'One process reads under one consumer name.'
 const staleLaw = 'A stale event changes nothing, in any table.'
 const deletedLaw = 'A deleted record stays deleted.'
+const goneLaw = 'A deleted account is gone whole, and only when its host says so.'
 const orderLaw = 'The rows are a function of the set of events, in whatever order.'
 const onceLaw = 'Nobody is told twice of one record for one reason.'
 const countLaw = 'Counts equal a recount.'
@@ -687,7 +691,7 @@ export const mutations: readonly Mutation[] = [
     law: 'The newest statement about a label counts, in any order.',
     words: 'a label counts when it arrives',
     file: 'indexer/labels.ts',
-    old: "where (${momentOf('l.cts')}, l.neg, coalesce(l.exp, ''))\n             < (excluded.cts, excluded.neg, coalesce(excluded.exp, ''))",
+    old: `where (\${momentOf('l.cts')}, l.neg, coalesce(l.exp, ''))\n             < (excluded.cts, excluded.neg, coalesce(excluded.exp, ''))`,
     new: '',
     ...{ test: 'indexer/labels.test.ts', title: 'the newest statement counts in any order' },
   },
@@ -699,6 +703,134 @@ export const mutations: readonly Mutation[] = [
     old: "if (missing.length > 0) throw lacks(missing, 'sluice migrate --adopt')",
     new: '',
     ...{ test: 'indexer/tables.test.ts', title: 'a database without our column and tables' },
+  },
+
+  // ——— indexer: accounts, labels, repairs ———
+  {
+    name: 'account-copy',
+    law: 'An account event is news once, whichever relay tells it.',
+    words: 'the copy that another relay tells is news again',
+    file: 'indexer/accounts.ts',
+    old: 'moved.has(keyOf(event)) && isNews(event, known.get(keyOf(event)))',
+    new: 'moved.has(keyOf(event))',
+    ...{ test: accounts, title: 'what another relay tells again is stale' },
+  },
+  {
+    name: 'account-back',
+    law: 'The repo of an account that is back is read anew.',
+    words: 'nothing follows from the return of an account',
+    file: 'indexer/accounts.ts',
+    old: 'if (event.active && known.get(keyOf(event))?.active === false) await readmit(sql, event.did)',
+    new: '',
+    ...{ test: accounts, title: 'an account that is active again wishes for its repo' },
+  },
+  {
+    name: 'purge-withdrawn',
+    law: goneLaw,
+    words: 'an account that returns is purged all the same',
+    file: 'indexer/accounts.ts',
+    old: "where did = any($1::text[]) and state = 'asked'",
+    new: 'where false and did = any($1::text[])',
+    ...{ test: purge, title: 'and returns before its PDS is asked is left alone' },
+  },
+  {
+    name: 'purge-unsure',
+    law: goneLaw,
+    words: 'a host that is away has deleted its accounts',
+    file: 'indexer/hosted.ts',
+    old: "return error.status === 400 && error.error === 'RepoNotFound' ? 'gone' : 'unsure'",
+    new: "return 'gone'",
+    ...{ test: purge, title: 'is only hidden while its PDS or the directory is away' },
+  },
+  {
+    name: 'purge-fence',
+    law: goneLaw,
+    words: 'older events of a purged account are let in',
+    file: 'indexer/purge.ts',
+    old: '"snapshotScope" = jsonb_build_object(\'*\', $3::text)',
+    new: '"snapshotAt" = nullif($3::text, $3::text)',
+    ...{ test: purge, title: 'is not brought back by older events, in any order' },
+  },
+  {
+    name: 'purge-actor',
+    law: goneLaw,
+    words: 'an older event makes a purged account known again',
+    file: 'indexer/repos.ts',
+    old: `where not exists (select from actor where actor.did = r.did) and not \${isGone}`,
+    new: 'where not exists (select from actor where actor.did = r.did)',
+    ...{ test: purge, title: 'is not brought back by older events, in any order' },
+  },
+  {
+    name: 'purge-readmit',
+    law: goneLaw,
+    words: 'a purged account that returns stays shut out',
+    file: 'indexer/accounts.ts',
+    old: 'where did = $1 and "purgedRev" is not null',
+    new: 'where did = $1 and false',
+    ...{ test: purge, title: 'may come back with newer records, and with its old ones' },
+  },
+  {
+    name: 'purge-lock',
+    law: orderLaw,
+    words: 'a purge does not lock the repo',
+    file: 'indexer/purge.ts',
+    old: 'await lockRepos(tx, [], [did])',
+    new: '',
+    ...{ test: purge, title: 'and a create, end as one after the other' },
+  },
+  {
+    name: 'purge-orphans',
+    law: goneLaw,
+    words: 'rows without records stay',
+    file: 'indexer/purge-rows.ts',
+    old: '(await adoptOrphans(tx, apply, did)) || ',
+    new: '',
+    ...{ test: purge, title: 'is purged whole also where older workers left rows' },
+  },
+  {
+    name: 'handle-of-none',
+    law: goneLaw,
+    words: 'a handle is wished for of a purged account',
+    file: 'indexer/handles.ts',
+    old: `(a.handle is null and a."indexedAt" < $3)) and not \${isGone}`,
+    new: `(a.handle is null and a."indexedAt" < $3))`,
+    ...{ test: purge, title: 'wishes for no handle when an older event of it comes' },
+  },
+  {
+    name: 'label-moment',
+    law: 'The newest statement about a label counts, in any order.',
+    words: 'stored times of labels are compared as they are written',
+    file: 'indexer/labels.ts',
+    old: `where (\${momentOf('l.cts')}, l.neg`,
+    new: 'where (l.cts, l.neg',
+    ...{ test: 'indexer/labels.test.ts', title: 'a stored time in another form counts' },
+  },
+  {
+    name: 'tables-migrated',
+    law: 'A database that something else made is not touched unasked.',
+    words: 'migrations that did not run are not looked for',
+    file: 'indexer/tables.ts',
+    old: "if (pending.length > 0) throw lacks(pending, 'sluice migrate')",
+    new: '',
+    ...{ test: 'indexer/tables.test.ts', title: 'a database that an older version has migrated' },
+  },
+  {
+    name: 'doctor-lock',
+    law: countLaw,
+    words: 'counters are set right without their lock',
+    file: 'indexer/doctor/counts.ts',
+    old: 'select unnest($1::text[])\n     on conflict',
+    new: 'select unnest($1::text[]) limit 0\n     on conflict',
+    ...{ test: doctor, title: 'counters are set right while an indexer' },
+  },
+  {
+    name: 'doctor-progress',
+    law: 'An interrupted repair continues where it was.',
+    words: 'a repair begins anew',
+    file: 'indexer/doctor/doctor.ts',
+    old: 'repair ? await startOf(apply, walk) :',
+    new: 'false ? await startOf(apply, walk) :',
+    ...{ test: doctor, title: 'a repair that was interrupted continues' },
   },
 
   // ——— indexer: rules and notifications ———
