@@ -13,6 +13,10 @@ interface Entry {
 }
 
 const commands: Readonly<Record<string, Entry>> = {
+  collections: {
+    doc: 'list the collections that are indexed',
+    load: () => import('./collections.ts'),
+  },
   config: { doc: 'look at settings', load: () => import('./config.ts') },
   dlq: { doc: 'deal with dead letters', load: () => import('./dlq.ts') },
   doctor: { doc: 'heal what older workers left', load: () => import('./doctor.ts') },

@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { options as backfiller } from '../backfiller/options.ts'
 import { dashboards } from '../deploy/dashboards.ts'
 import { type Metric, metricsOf, services as workers } from '../deploy/metrics.ts'
+import { listCollections } from '../indexer/listing.ts'
 import { options as indexer } from '../indexer/options.ts'
 import { options as ingester } from '../ingester/options.ts'
 import { options as migrate } from '../migrations/options.ts'
@@ -11,6 +12,7 @@ import type { Option, Options } from '../shared/config.ts'
 const services: Record<string, Options> = { ingester, indexer, backfiller, migrate }
 
 const pages = {
+  'docs/collections.md': collectionsPage(),
   'docs/configuration.md': configurationPage(),
   'docs/metrics.md': metricsPage(),
   '.env.example': exampleFile(),
@@ -39,6 +41,29 @@ function current(file: URL): string | null {
   } catch {
     return null // a page that is not there is stale
   }
+}
+
+function collectionsPage(): string {
+  const rows = listCollections()
+  const names = Object.keys(rows[0] ?? {})
+  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
+  const table = [
+    line(names),
+    line(names.map(() => '---')),
+    ...rows.map((row) => line(names.map((name) => row[name] ?? ''))),
+  ]
+  return `# Collections
+
+What becomes of the records of each collection. Made by \`npm run docs\` from the table of collections
+(\`indexer/collections/\`); \`sluice collections\` prints the same; do not edit. Every record has a row in
+\`record\` too. Others, where \`INDEXER_COLLECTIONS\` asks for them, have that row alone, unvalidated.
+
+${table.join('\n')}
+
+Of several records with the same \`unique\` columns the one with the lowest URI has the row; the others wait in
+\`duplicate_record\`. Where \`rkey\` is \`self\`, a record of another key has its \`record\` row alone.
+What a post's notifications depend on beside the post is told in [architecture.md](architecture.md).
+`
 }
 
 function configurationPage(): string {

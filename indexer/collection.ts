@@ -23,23 +23,24 @@ export interface Count<Column extends string = string> {
   unless?: string
 }
 
-/** That an account is told of a row; never twice of one row for the same reason. */
-export interface Notice {
-  to: string
+/** That an account is told of a row: never twice of one record for the same reason. */
+export type Notify<Column extends string = string> = {
   reason: string
-  /** The URI that it is about, or null. */
-  subject: string | null
-  /**
-   * Where it stands among the others, and stays when the record is written anew; by default the
-   * earlier of the row's times.
-   */
-  sortAt?: string
-}
-
-/** What a row tells whom, from the row alone. */
-export type Notify<Column extends string = string> = (
-  row: Readonly<Record<Column | 'creator' | 'indexedAt', Value>>,
-) => readonly Notice[]
+  /** A column with a time: where it stands among the others, and stays when the record is written
+   * anew. By default the earlier of the row's times. */
+  since?: 'indexedAt'
+} & (
+  | {
+      /** A column with a URI: its author is told of it, but not of what he does himself. */
+      authorOf: Column
+      /** He is told of that too. */
+      self?: true
+    }
+  | {
+      /** A column with an account, which is told whoever it is. */
+      account: Column
+    }
+)
 
 /** What other records' rows may depend on; a rule sets these when it has changed (`rules/`). */
 export interface Touch<Column extends string = string> {
@@ -87,9 +88,9 @@ export interface Definition<R, C extends string> {
     unique?: readonly (NoInfer<C> | 'creator')[]
     counts?: readonly Count<NoInfer<C> | 'creator'>[]
     /** Who is told of the row; what reads other rows too is a rule. */
-    notify?: Notify<NoInfer<C>>
+    notify?: readonly Notify<NoInfer<C>>[]
     /** Who is told when the row goes. Then nobody forgets that it came. */
-    notifyGone?: Notify<NoInfer<C>>
+    notifyGone?: readonly Notify<NoInfer<C>>[]
     touches?: Touch<NoInfer<C> | 'uri'>
     children?: readonly Child<R>[]
   }
@@ -110,8 +111,8 @@ export interface RowsOf {
   readonly json?: readonly string[]
   readonly unique?: readonly string[]
   readonly counts?: readonly Count[]
-  readonly notify?: Notify
-  readonly notifyGone?: Notify
+  readonly notify?: readonly Notify[]
+  readonly notifyGone?: readonly Notify[]
   readonly touches?: Touch
   readonly children?: readonly Child<never>[]
 }

@@ -1,7 +1,8 @@
 /** Rows of `notification`: which a batch takes away, and which it adds, none of them twice. */
 import type { Transaction } from '../shared/postgres.ts'
-import type { Notice, Value } from './collection.ts'
+import type { Notify, Value } from './collection.ts'
 import { earlier } from './timestamp.ts'
+import { authorOf } from './uri.ts'
 import { relation } from './write.ts'
 
 /** One row of `notification`. */
@@ -31,18 +32,29 @@ const listed = columns.map((column) => `"${column}"`).join(', ')
 /** What one row tells. */
 export function notificationsOf(
   row: Readonly<Record<string, Value>>,
-  notices: readonly Notice[],
+  notify: readonly Notify[],
 ): Notification[] {
-  return notices.map(({ to, reason, subject, sortAt }) => ({
-    did: to,
-    author: String(row['creator']),
-    reason,
-    reasonSubject: subject,
-    recordUri: String(row['uri']),
-    recordCid: String(row['cid']),
-    sortAt: sortAt ?? earlier(String(row['createdAt']), String(row['indexedAt'])),
-    stays: sortAt !== undefined,
-  }))
+  const text = (column: string) => String(row[column])
+  return notify.flatMap((entry) => {
+    const { reason, since } = entry
+    const about = row['authorOf' in entry ? entry.authorOf : entry.account]
+    if (typeof about !== 'string') return []
+    const isUri = 'authorOf' in entry
+    const did = isUri ? authorOf(about) : about
+    if (isUri && !entry.self && did === row['creator']) return []
+    return [
+      {
+        did,
+        author: text('creator'),
+        reason,
+        reasonSubject: isUri ? about : null,
+        recordUri: text('uri'),
+        recordCid: text('cid'),
+        sortAt: since ? text(since) : earlier(text('createdAt'), text('indexedAt')),
+        stays: since !== undefined,
+      },
+    ]
+  })
 }
 
 /** What a batch does to the notifications of the records whose repos it has locked. */

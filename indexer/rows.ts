@@ -4,7 +4,7 @@
  * wait in `duplicate_record`, each pointing at the holder.
  */
 import type { Transaction } from '../shared/postgres.ts'
-import type { Collection, Notify, Row, RowsOf, SoftDelete, Subject } from './collection.ts'
+import type { Collection, Row, RowsOf, SoftDelete, Subject } from './collection.ts'
 import type { Deltas } from './counts.ts'
 import type { Came, Deriver } from './derive.ts'
 import { compareText } from './fold.ts'
@@ -141,7 +141,7 @@ async function insertFree(work: Work, claims: readonly Claim[]): Promise<Claim[]
   touch(work, enteredRows)
   for (const row of enteredRows) {
     if (rows.notify === undefined || work.quiet.has(String(row['uri']))) continue
-    work.notifications.want(notificationsOf(row, rows.notify(asNotified(row))))
+    work.notifications.want(notificationsOf(row, rows.notify))
   }
 
   for (const child of rows.children ?? []) {
@@ -176,9 +176,8 @@ async function deleteWithChildren(
     const now = new Date().toISOString()
     for (const row of deleted as readonly Row[]) {
       if (quiet.has(String(row['uri']))) continue
-      const notices = rows.notifyGone(asNotified(row))
-      const timed = notices.map((notice) => ({ ...notice, sortAt: now }))
-      notifications.want(notificationsOf(row, timed))
+      const told = notificationsOf(row, rows.notifyGone)
+      notifications.want(told.map((notification) => ({ ...notification, sortAt: now })))
     }
   }
   for (const { table, key, counts, softDelete } of rows.children ?? []) {
@@ -217,9 +216,6 @@ function touch({ rows: { touches }, quiet, touched }: Work, rows: readonly Retur
     touched.put({ kind, key: String(row[key]), after: null, depth: 0, quiet: isQuiet })
   }
 }
-
-/** Every table has these columns. */
-const asNotified = (row: Row) => row as Parameters<Notify>[0]
 
 /** What a row that was softly deleted becomes when its record is back. */
 function reviving({ column, primaryKey }: SoftDelete): string {

@@ -2,7 +2,6 @@
 import { blobCid } from '../blob.ts'
 import { defineCollection } from '../collection.ts'
 import { normaliseTime } from '../timestamp.ts'
-import { authorOf } from '../uri.ts'
 
 interface Profile {
   displayName?: string
@@ -27,17 +26,14 @@ export const profile = defineCollection<Profile>()({
       // As it stands in the record: readers of this column expect no more.
       createdAt: record.createdAt ?? indexedAt,
     }),
-    notify: ({ joinedViaStarterPackUri: pack, indexedAt }) =>
-      typeof pack === 'string'
-        ? [
-            {
-              to: authorOf(pack),
-              reason: 'starterpack-joined',
-              subject: pack,
-              sortAt: String(indexedAt),
-            },
-          ]
-        : [],
+    notify: [
+      {
+        reason: 'starterpack-joined',
+        authorOf: 'joinedViaStarterPackUri',
+        self: true,
+        since: 'indexedAt',
+      },
+    ],
   },
 })
 

@@ -1,12 +1,6 @@
 /** The collections under app.bsky.feed. */
 import { blobCid } from '../blob.ts'
-import {
-  type Child,
-  defineCollection,
-  type Notice,
-  type Subject,
-  type Value,
-} from '../collection.ts'
+import { type Child, defineCollection, type Subject } from '../collection.ts'
 import { earlier, normaliseTime } from '../timestamp.ts'
 import { authorOf, partsOf } from '../uri.ts'
 
@@ -213,13 +207,6 @@ const reactionColumns = ({ subject, via, createdAt }: Reaction) => ({
   createdAt: normaliseTime(createdAt),
 })
 
-/** The author of what a reaction is about is told, but for the one who reacts. */
-const tell = (reason: string, creator: Value, uri: Value): readonly Notice[] => {
-  const subject = typeof uri === 'string' ? uri : null
-  if (subject === null || authorOf(subject) === creator) return []
-  return [{ to: authorOf(subject), reason, subject }]
-}
-
 export const like = defineCollection<Reaction>()({
   nsid: 'app.bsky.feed.like',
   rows: {
@@ -227,9 +214,9 @@ export const like = defineCollection<Reaction>()({
     columns: reactionColumns,
     unique: ['creator', 'subject'],
     counts: [{ table: 'post_agg', column: 'likeCount', key: 'subject' }],
-    notify: ({ creator, subject, via }) => [
-      ...tell('like', creator, subject),
-      ...tell('like-via-repost', creator, via),
+    notify: [
+      { reason: 'like', authorOf: 'subject' },
+      { reason: 'like-via-repost', authorOf: 'via' },
     ],
   },
 })
@@ -241,9 +228,9 @@ export const repost = defineCollection<Reaction>()({
     columns: reactionColumns,
     unique: ['creator', 'subject'],
     counts: [{ table: 'post_agg', column: 'repostCount', key: 'subject' }],
-    notify: ({ creator, subject, via }) => [
-      ...tell('repost', creator, subject),
-      ...tell('repost-via-repost', creator, via),
+    notify: [
+      { reason: 'repost', authorOf: 'subject' },
+      { reason: 'repost-via-repost', authorOf: 'via' },
     ],
     children: [
       {

@@ -48,7 +48,7 @@ export const follow = defineCollection<ToSubject>()({
       { table: 'profile_agg', column: 'followersCount', key: 'subjectDid' },
       { table: 'profile_agg', column: 'followsCount', key: 'creator' },
     ],
-    notify: ({ subjectDid }) => [{ to: String(subjectDid), reason: 'follow', subject: null }],
+    notify: [{ reason: 'follow', account: 'subjectDid' }],
   },
 })
 
@@ -123,7 +123,7 @@ export const verification = defineCollection<Verification>()({
       createdAt: normaliseTime(createdAt),
     }),
     unique: ['subject', 'creator'],
-    notify: ({ subject }) => [{ to: String(subject), reason: 'verified', subject: null }],
-    notifyGone: ({ subject }) => [{ to: String(subject), reason: 'unverified', subject: null }],
+    notify: [{ reason: 'verified', account: 'subject' }],
+    notifyGone: [{ reason: 'unverified', account: 'subject' }],
   },
 })

@@ -1,6 +1,16 @@
 /** Whom a post tells: pure, from the post, its ancestors and the gates. */
-import type { Notice } from '../collection.ts'
 import { authorOf } from '../uri.ts'
+
+/** What a post may tell, the first before the others. */
+export const reasons = ['mention', 'quote', 'reply'] as const
+
+/** That an account is told of a post. */
+export interface Notice {
+  to: string
+  reason: (typeof reasons)[number]
+  /** The URI that it is about, or null. */
+  subject: string | null
+}
 
 /** How far up a thread a reply is told of. */
 export const heightTold = 4
@@ -23,7 +33,7 @@ export interface Told {
 export function noticesOf(post: Told): Notice[] {
   const { creator, mentions, quoted, isKeptOut, ancestors, hidden } = post
   const notices = new Map<string, Notice>()
-  const tell = (to: string, reason: string, subject: string | null) => {
+  const tell = (to: string, reason: Notice['reason'], subject: string | null) => {
     if (to !== creator && !notices.has(to)) notices.set(to, { to, reason, subject })
   }
   for (const did of mentions) tell(did, 'mention', null)

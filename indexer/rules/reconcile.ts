@@ -8,7 +8,7 @@
 import { inTransaction, type Sql, type Transaction } from '../../shared/postgres.ts'
 import { addCounts, Deltas } from '../counts.ts'
 import { compareText } from '../fold.ts'
-import { insertNotifications, type Notification, notificationsOf } from '../notifications.ts'
+import { insertNotifications, type Notification } from '../notifications.ts'
 import { authorOf } from '../uri.ts'
 import { relation } from '../write.ts'
 import { forbidsQuotes, type ThreadGate } from './gates.ts'
@@ -263,8 +263,9 @@ async function tell(
     })
     const earlier = stored.get(uri) ?? []
     if (!reason.quiet && (reason.isNew || reason.depth > 0 || isLetIn || earlier.length > 0)) {
-      const timed = notices.map((notice) => ({ ...notice, sortAt }))
-      wanted.push(...notificationsOf({ uri, cid, creator }, timed))
+      const record = { author: creator, recordUri: uri, recordCid: cid, sortAt, stays: false }
+      for (const { to, reason, subject } of notices)
+        wanted.push({ did: to, reason, reasonSubject: subject, ...record })
     }
     for (const row of earlier) if (isRefuted(row, notices, told, isWhole)) refuted.push(row.id)
   }
