@@ -23,6 +23,8 @@ export interface FaultRoom extends AsyncDisposable {
   readonly network: Network
   readonly world: World
   readonly redis: Redis
+  /** What an ingester of all relays is told. */
+  readonly environment: Readonly<Record<string, string>>
   /** Starts an ingester of all relays, beside those that run. */
   start(env?: Record<string, string>): RunningIngester
   /** The stored position of a relay, by default the first. */
@@ -50,6 +52,8 @@ export interface FaultRoomOptions {
   throughUrl?: string
   network?: NetworkOptions
   world?: WorldOptions
+  /** Between two steps of the network's life, in milliseconds; default 6. */
+  restMs?: number
   /** By what address the ingester knows a host; default its own. */
   named?: (url: string) => string
   /** Numbers of the relays that tell the truth in order: what their positions cover must be there. Default all. */
@@ -88,11 +92,22 @@ export async function openFaultRoom(options: FaultRoomOptions): Promise<FaultRoo
       await expect.poll(() => cursor(relay), patience).toBeGreaterThanOrEqual(relay.lastSeq)
     }
   }
+  const environment = {
+    REDIS_URL: options.throughUrl ?? options.redisUrl,
+    PLC_URL: named(network.plc.url),
+    INGESTER_RELAY_HOSTS: network.relays.map(({ url }) => named(url)).join(','),
+    INGESTER_MODE: 'firehose',
+    INGESTER_COLLECTIONS: '*',
+    INGESTER_BATCH_SIZE: '20',
+    // What can't be proved must not pass for proved here.
+    INGESTER_VERIFY_UNAVAILABLE: 'wait',
+  }
+
   /** A rest after each step, however slow the machine: what follows the network shares its thread. */
   const live = async (steps: number, signal?: AbortSignal) => {
     for (let step = 0; step < steps && signal?.aborted !== true; step += 1) {
       await world.step()
-      await delay(restMs)
+      await delay(options.restMs ?? restMs)
     }
   }
   return {
@@ -101,20 +116,8 @@ export async function openFaultRoom(options: FaultRoomOptions): Promise<FaultRoo
     redis,
     cursor,
     caughtUp,
-    start: (env = {}) =>
-      resources.use(
-        startIngester({
-          REDIS_URL: options.throughUrl ?? options.redisUrl,
-          PLC_URL: named(network.plc.url),
-          INGESTER_RELAY_HOSTS: network.relays.map(({ url }) => named(url)).join(','),
-          INGESTER_MODE: 'firehose',
-          INGESTER_COLLECTIONS: '*',
-          INGESTER_BATCH_SIZE: '20',
-          // What can't be proved must not pass for proved here.
-          INGESTER_VERIFY_UNAVAILABLE: 'wait',
-          ...env,
-        }),
-      ),
+    environment,
+    start: (env = {}) => resources.use(startIngester({ ...environment, ...env })),
     live: (steps) => live(steps),
     async liveDuring(work) {
       const end = new AbortController()
