@@ -23,6 +23,7 @@ import type { IngesterMetrics } from './metrics.ts'
 import { isSignedBy, type Proved, prove, type VerifyMode } from './prove.ts'
 import { type Prover, ProverError } from './prover.ts'
 import type { Recent } from './recent.ts'
+import { createRefusals } from './refusals.ts'
 import type { Unproved } from './unproved.ts'
 
 /** How long a commit waits for its key before INGESTER_VERIFY_UNAVAILABLE decides. */
@@ -75,6 +76,7 @@ export function createVerifier(options: VerifierOptions): Translate {
   const { now = Date.now, keyWithinMs: withinMs = keyWithinMs } = options
   const { prover = { prove: async (...given) => prove(...given, { mode, scope, now: now() }) } } =
     options
+  const refusals = createRefusals(log, now)
   let keysAway = false
 
   /** `unavailable` after the time that a commit may wait; never, where it waits for the directory. */
@@ -145,6 +147,7 @@ export function createVerifier(options: VerifierOptions): Translate {
     if (counts.update > 0) metrics.updates.inc(counts.update)
     if (counts.delete > 0) metrics.deletes.inc(counts.delete)
     for (const reason of dropped) metrics.droppedOps.inc({ reason })
+    refusals.taken()
     const link = linkOf(message, judged, mode)
     if (!link.doubtful) return { entries: entries.map((json) => ['event', json]), link }
     await unproved?.add(message, judged, 'passed')
@@ -187,7 +190,7 @@ export function createVerifier(options: VerifierOptions): Translate {
     metrics.errors.inc()
     if (kind === 'sync') metrics.syncs.inc({ result: reason })
     if (reason === 'bug') log.error({ seq, did, rev, err: error }, 'a message met a bug of ours')
-    else log.debug({ seq, did, rev, reason, cause: errorText(error) }, 'message refused')
+    refusals.refused(reason, { seq, did, rev, cause: errorText(error) })
     return nothing
   }
 
@@ -203,6 +206,9 @@ export function createVerifier(options: VerifierOptions): Translate {
         return account(message)
       case 'labels':
         metrics.refused.inc({ kind: 'labels', reason: 'endpoint' })
+        return nothing
+      case 'malformed':
+        refusals.refused(`${message.kind} ${message.reason}`, { seq: message.seq })
         return nothing
       default:
         return nothing
