@@ -12,7 +12,7 @@ import { setImmediate as breathe } from 'node:timers/promises'
 import { crashPoint } from '../shared/crash-point.ts'
 import type { Logger } from '../shared/log.ts'
 import type { Part } from '../shared/metrics.ts'
-import { backoff, sleep } from '../shared/retry.ts'
+import { sleep } from '../shared/retry.ts'
 import type { PlacedLink } from '../shared/streams/chain.ts'
 import type { GapReason } from '../shared/streams/gaps.ts'
 import { type Appended, type Producer, RewoundError } from '../shared/streams/producer.ts'
@@ -31,12 +31,11 @@ import {
 import type { Host } from './host.ts'
 import type { IngesterMetrics } from './metrics.ts'
 import { createRecent } from './recent.ts'
+import { createReconnect } from './reconnect.ts'
 import { ConnectionError, openSocket, type Socket } from './socket.ts'
 import type { Translate, Translation } from './verify.ts'
 import { createWindow, type Window } from './window.ts'
 
-/** A connection that held so long was a good one: the next failure starts counting anew. */
-const stableMs = 60_000
 /** A broken frame may be the connection's fault so often; then it is the frame's. */
 const framesTries = 3
 /** With nothing to append, Redis is asked so often whether it still has what we appended. */
@@ -111,9 +110,8 @@ interface Mark {
 /** Runs until the signal aborts. Throws `FencedError`, and what is a bug. */
 export async function follow(options: FollowOptions): Promise<void> {
   const { host, signal, log, metrics, health, reconnect } = options
-  const wait = reconnect ?? { initialMs: 500, maxMs: 60_000 }
+  const waitAfter = createReconnect(reconnect)
   const memory = { broken: createBrokenFrames(), clock: createClockWatch(options.now) }
-  let failures = 0
   let toldUnreachable = false
   while (!signal.aborted) {
     const began = Date.now()
@@ -123,8 +121,7 @@ export async function follow(options: FollowOptions): Promise<void> {
     if (ending.reason === 'rewound') continue
     metrics.errors.inc()
     const held = Date.now() - began
-    failures = held >= stableMs ? 1 : failures + 1
-    const waitMs = Math.max(ending.waitMs, backoff(failures, wait))
+    const waitMs = waitAfter(held, ending.waitMs)
     const { reason, detail } = ending
     health.notReady(`${host.name}: ${detail}`)
     const fields = { reason, detail, durationMs: held, waitMs: Math.round(waitMs) }
