@@ -70,11 +70,15 @@ export interface CommitEvents {
 }
 
 /**
- * Opens the blocks: every one is hashed; the root is the commit; its DID, rev and, for a commit
+ * Opens the blocks: every one is hashed, unless they need not be checked; the root is the commit; its DID, rev and, for a commit
  * message, its CID are those of the message; its rev is not ahead of `now`. Throws `RefusedError`.
  */
-export function openMessage(message: CommitMessage | SyncMessage, now: number): Opened {
-  const { roots, blocks } = openCar(message.blocks)
+export function openMessage(
+  message: CommitMessage | SyncMessage,
+  now: number,
+  checked = true,
+): Opened {
+  const { roots, blocks } = openCar(message.blocks, checked)
   const root = roots[0]?.toString()
   const bytes = root === undefined ? undefined : blocks.get(root)
   if (bytes === undefined) throw new RefusedError('root', 'the root of the car is not in it')
@@ -156,9 +160,9 @@ const mstReasons: Record<MstCode, Refusal> = {
   'op-mismatch': 'op',
 }
 
-function openCar(bytes: Uint8Array): Car {
+function openCar(bytes: Uint8Array, checked: boolean): Car {
   try {
-    return parseCar(bytes, { maxBlockBytes: maxRecordBytes })
+    return parseCar(bytes, { maxBlockBytes: maxRecordBytes, checked })
   } catch (cause) {
     if (!(cause instanceof CarError)) throw cause
     throw new RefusedError(carReasons[cause.code], cause.message, { cause })

@@ -36,7 +36,7 @@ export function prove(
   key: string | null,
   { mode, scope, now }: ProveOptions,
 ): Proved {
-  const opened = openMessage(message, now)
+  const opened = openMessage(message, now, mode !== 'none')
   const { unsigned, signed: commit } = opened
   const isCommit = message.type === 'commit'
   const proof = isCommit && mode === 'full' ? proveOps(message, opened) : 'unproven'

@@ -70,25 +70,26 @@ test.each(['full', 'signature', 'none'] as const)(
 test('a spoiled message is refused for the same reason wherever it is proved', async () => {
   await using here = aProver(0)
   await using there = aProver(2)
-  const reasons = new Set<unknown>()
-  const spoiled = fc.tuple(fc.nat(frames.length - 1), fc.nat(), fc.integer({ min: 1, max: 255 }))
-  await fc.assert(
-    fc.asyncProperty(spoiled, async ([which, where, by]) => {
-      const bytes = Uint8Array.from(frames[which] ?? [])
-      const place = where % bytes.length
-      bytes[place] = (bytes[place] ?? 0) ^ by
-      const message = commitOf(bytes)
-      if (message === null) return
-      const key = keys.get(message.did) ?? null
-      const truth = await found(here, message, key)
-      reasons.add(truth[0])
-      expect(await found(there, message, key)).toEqual(truth)
-    }),
-    { numRuns: 1_500, seed: 4 },
-  )
-  expect([...reasons].filter((reason) => typeof reason === 'string').sort()).toEqual(
-    expect.arrayContaining(['block-hash', 'car', 'cid', 'op', 'prev-data', 'rev', 'root']),
-  )
+  const places = fc.tuple(fc.nat(frames.length - 1), fc.nat(), fc.integer({ min: 1, max: 255 }))
+  const spoiled = fc.sample(places, { numRuns: 3_000, seed: 4 }).map(([which, where, by]) => {
+    const bytes = Uint8Array.from(frames[which] ?? [])
+    const place = where % bytes.length
+    bytes[place] = (bytes[place] ?? 0) ^ by
+    return commitOf(bytes)
+  })
+  // All at once: a few by themselves would not leave this thread.
+  const all = (prover: Prover) =>
+    Promise.all(
+      spoiled
+        .filter((message) => message !== null)
+        .map((message) => found(prover, message, keys.get(message.did) ?? null)),
+    )
+  const truth = await all(here)
+  expect(await all(there)).toEqual(truth)
+  const reasons = new Set(truth.map(([reason]) => reason))
+  for (const reason of ['block-hash', 'car', 'cid', 'op', 'prev-data', 'rev', 'root']) {
+    expect(reasons).toContain(reason)
+  }
 })
 
 test('answers come to their messages, whatever is asked at the same time', async () => {
@@ -125,7 +126,8 @@ test('a thread that dies is an error for all that it was given, and for all that
   }
   try {
     await using prover = aProver(1)
-    await prover.prove(aMessage(), null)
+    await Promise.all(recorded.map((message) => prover.prove(message, null)))
+    expect(threads.length).toBeGreaterThan(0)
     const asked = Promise.allSettled(recorded.map((message) => prover.prove(message, null)))
     await threads[0]?.terminate()
     const answers = await asked

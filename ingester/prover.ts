@@ -13,6 +13,11 @@ const batchBytes = 1_000_000
 /** One that a thread works on, and one that it finds when it has ended. */
 const batchesEach = 2
 
+/** So few are proved here while the threads have nothing to do: waking one costs more than that saves. */
+const fewFrames = 4
+/** What a thread makes is gone with its batch. */
+const youngMb = 8
+
 /** A thread has ended by itself: a bug of ours, which ends the process. */
 export class ProverError extends Error {
   override readonly name = 'ProverError'
@@ -38,8 +43,11 @@ export interface Prover extends AsyncDisposable {
 }
 
 export function createProver(options: ProverOptions): Prover {
-  const { mode, collections, threads, now = Date.now } = options
-  if (threads > 0) return createThreads(options)
+  const here = createLocal(options)
+  return options.threads > 0 ? createThreads(options, here) : here
+}
+
+function createLocal({ mode, collections, now = Date.now }: ProverOptions): Prover {
   const scope = scopeOf(collections)
   return {
     prove: async (message, key) => prove(message, key, { mode, scope, now: now() }),
@@ -48,7 +56,7 @@ export function createProver(options: ProverOptions): Prover {
 }
 
 interface Job {
-  frame: Uint8Array
+  message: CommitMessage | SyncMessage
   key: string | null
   resolve: (proved: Proved) => void
   reject: (error: unknown) => void
@@ -60,7 +68,8 @@ interface Thread {
   batches: Job[][]
 }
 
-function createThreads({ mode, collections, threads, signal, now = Date.now }: ProverOptions) {
+function createThreads(options: ProverOptions, here: Prover): Prover {
+  const { mode, collections, threads, signal, now = Date.now } = options
   let waiting: Job[] = []
   /** Of tasks that are done: new memory for each would keep the garbage collector busy. */
   const memory: ArrayBuffer[] = []
@@ -80,7 +89,10 @@ function createThreads({ mode, collections, threads, signal, now = Date.now }: P
 
   const start = (): Thread => {
     const workerData = { mode, collections }
-    const worker = new Worker(new URL('./prover-thread.ts', import.meta.url), { workerData })
+    const worker = new Worker(new URL('./prover-thread.ts', import.meta.url), {
+      workerData,
+      resourceLimits: { maxYoungGenerationSizeMb: youngMb },
+    })
     const thread: Thread = { worker, batches: [] }
     const failed = (cause: unknown) =>
       end(new ProverError('a thread that proves has ended', { cause }))
@@ -97,6 +109,11 @@ function createThreads({ mode, collections, threads, signal, now = Date.now }: P
 
   /** Deals what waits to those who have least. */
   const give = () => {
+    if (waiting.length <= fewFrames && all.every(({ batches }) => batches.length === 0)) {
+      for (const { message, key, resolve, reject } of waiting.splice(0)) {
+        here.prove(message, key).then(resolve, reject)
+      }
+    }
     while (ended === null && waiting.length > 0) {
       const free = all.reduce((one, other) =>
         other.batches.length < one.batches.length ? other : one,
@@ -104,7 +121,7 @@ function createThreads({ mode, collections, threads, signal, now = Date.now }: P
       if (free.batches.length >= batchesEach) return
       const jobs = waiting.splice(0, batchLength(waiting))
       free.batches.push(jobs)
-      const frames = jobs.map(({ frame }) => frame)
+      const frames = jobs.map(({ message }) => message.frame)
       const keys = jobs.map(({ key }) => key)
       const task = packTask(frames, keys, now(), memory.pop())
       free.worker.postMessage(task, [task.bytes.buffer])
@@ -116,10 +133,10 @@ function createThreads({ mode, collections, threads, signal, now = Date.now }: P
   if (signal.aborted) onAbort()
 
   return {
-    prove: ({ frame }: CommitMessage | SyncMessage, key: string | null) =>
+    prove: (message, key) =>
       new Promise<Proved>((resolve, reject) => {
         if (ended !== null) return reject(ended.reason)
-        waiting.push({ frame, key, resolve, reject })
+        waiting.push({ message, key, resolve, reject })
         if (scheduled) return
         scheduled = true
         // After what has arrived together: it makes one batch.
@@ -139,7 +156,7 @@ function batchLength(jobs: readonly Job[]): number {
   let bytes = 0
   let length = 0
   while (length < Math.min(jobs.length, batchFrames) && bytes < batchBytes) {
-    bytes += jobs[length]?.frame.length ?? 0
+    bytes += jobs[length]?.message.frame.length ?? 0
     length += 1
   }
   return length

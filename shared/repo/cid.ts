@@ -159,30 +159,27 @@ export function cidMatches(source: Uint8Array, offset: number, block: Uint8Array
   return true
 }
 
-const text = Buffer.alloc(textLength)
+const text = Buffer.allocUnsafeSlow(textLength)
 text[0] = 'b'.charCodeAt(0)
 
 /** Base32 of the 36 bytes at a place: 5 bytes become 8 characters, the last one becomes 2. */
 function cidText(source: Uint8Array, offset: number): string {
-  const at = (index: number) => source[offset + index] ?? 0
-  const put = (index: number, value: number) => {
-    text[index] = charCodes[value & 31] ?? 0
-  }
   let out = 1
-  for (let index = 0; index < 35; index += 5) {
-    const high = (at(index) << 12) | (at(index + 1) << 4) | (at(index + 2) >>> 4)
-    const low = ((at(index + 2) & 15) << 16) | (at(index + 3) << 8) | at(index + 4)
-    put(out, high >>> 15)
-    put(out + 1, high >>> 10)
-    put(out + 2, high >>> 5)
-    put(out + 3, high)
-    put(out + 4, low >>> 15)
-    put(out + 5, low >>> 10)
-    put(out + 6, low >>> 5)
-    put(out + 7, low)
+  for (let at = offset; at < offset + 35; at += 5) {
+    const [b0, b1, b2] = [source[at] ?? 0, source[at + 1] ?? 0, source[at + 2] ?? 0]
+    const [b3, b4] = [source[at + 3] ?? 0, source[at + 4] ?? 0]
+    text[out] = charCodes[b0 >>> 3] ?? 0
+    text[out + 1] = charCodes[((b0 & 7) << 2) | (b1 >>> 6)] ?? 0
+    text[out + 2] = charCodes[(b1 >>> 1) & 31] ?? 0
+    text[out + 3] = charCodes[((b1 & 1) << 4) | (b2 >>> 4)] ?? 0
+    text[out + 4] = charCodes[((b2 & 15) << 1) | (b3 >>> 7)] ?? 0
+    text[out + 5] = charCodes[(b3 >>> 2) & 31] ?? 0
+    text[out + 6] = charCodes[((b3 & 3) << 3) | (b4 >>> 5)] ?? 0
+    text[out + 7] = charCodes[b4 & 31] ?? 0
     out += 8
   }
-  put(out, at(35) >>> 3)
-  put(out + 1, at(35) << 2)
+  const last = source[offset + 35] ?? 0
+  text[out] = charCodes[last >>> 3] ?? 0
+  text[out + 1] = charCodes[(last << 2) & 31] ?? 0
   return text.toString('latin1')
 }
