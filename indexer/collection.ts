@@ -35,6 +35,8 @@ export type Notify<Column extends string = string> = {
       authorOf: Column
       /** He is told of that too. */
       self?: true
+      /** Nobody is told of what the author of this other column's URI does himself. */
+      unlessBy?: Column
     }
   | {
       /** A column with an account, which is told whoever it is. */

@@ -81,6 +81,16 @@ describe('a record tells', () => {
       via('app.bsky.feed.like', cat),
       [about('like', ann, post)],
     ],
+    [
+      'a like of oneself by way of a repost: nobody, as in the reference',
+      via('app.bsky.feed.like', ann),
+      [],
+    ],
+    [
+      'a repost of oneself by way of a repost: nobody, as in the reference',
+      via('app.bsky.feed.repost', ann),
+      [],
+    ],
     ['a follow: the followed', follow, [line('follow', ann, null)]],
     [
       'a follow of oneself: oneself',

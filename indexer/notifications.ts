@@ -42,6 +42,7 @@ export function notificationsOf(
     const isUri = 'authorOf' in entry
     const did = isUri ? authorOf(about) : about
     if (isUri && !entry.self && did === row['creator']) return []
+    if (isUri && entry.unlessBy && authorOf(text(entry.unlessBy)) === row['creator']) return []
     return [
       {
         did,

@@ -216,7 +216,7 @@ export const like = defineCollection<Reaction>()({
     counts: [{ table: 'post_agg', column: 'likeCount', key: 'subject' }],
     notify: [
       { reason: 'like', authorOf: 'subject' },
-      { reason: 'like-via-repost', authorOf: 'via' },
+      { reason: 'like-via-repost', authorOf: 'via', unlessBy: 'subject' },
     ],
   },
 })
@@ -230,7 +230,7 @@ export const repost = defineCollection<Reaction>()({
     counts: [{ table: 'post_agg', column: 'repostCount', key: 'subject' }],
     notify: [
       { reason: 'repost', authorOf: 'subject' },
-      { reason: 'repost-via-repost', authorOf: 'via' },
+      { reason: 'repost-via-repost', authorOf: 'via', unlessBy: 'subject' },
     ],
     children: [
       {

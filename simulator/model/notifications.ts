@@ -13,14 +13,16 @@ export function notificationsOf(fact: ExpectedRecord, row: Row, threads: Threads
   const authorOf = (uri: unknown, reason: string) =>
     uri === null || hostOf(uri) === did ? [] : [told(hostOf(uri), reason, uri)]
   const [subject, via] = [at(record, 'subject.uri'), at(record, 'via.uri')]
+  // Of what one does to one's own record nobody is told, however one came by it.
+  const isOwn = subject !== null && hostOf(subject) === did
 
   switch (collection) {
     case 'app.bsky.feed.post':
       return [...threads.noticesOf(recordUri)]
     case 'app.bsky.feed.like':
-      return [...authorOf(subject, 'like'), ...authorOf(via, 'like-via-repost')]
+      return isOwn ? [] : [...authorOf(subject, 'like'), ...authorOf(via, 'like-via-repost')]
     case 'app.bsky.feed.repost':
-      return [...authorOf(subject, 'repost'), ...authorOf(via, 'repost-via-repost')]
+      return isOwn ? [] : [...authorOf(subject, 'repost'), ...authorOf(via, 'repost-via-repost')]
     case 'app.bsky.graph.follow':
       return [told(String(at(record, 'subject')), 'follow', null)]
     case 'app.bsky.actor.profile': {
