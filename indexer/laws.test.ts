@@ -34,7 +34,7 @@ import {
   uri,
 } from './testing.ts'
 
-const histories = Number(env['LAWS_HISTORIES'] ?? 60)
+const histories = Number(env['LAWS_HISTORIES'] ?? 40)
 const seed = Number(env['LAWS_SEED'] ?? 1)
 const authors = ['x', 'y', 'z']
 /** When an account ends, and when it is back: after the revs before, and before those after. */

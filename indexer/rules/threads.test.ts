@@ -8,6 +8,7 @@ import {
   aPost,
   aPostGate,
   aQuote,
+  aRecord,
   aReply,
   aThreadGate,
   aThreadRule,
@@ -92,6 +93,18 @@ describe('a reply', () => {
     await inEachOrder([root, parent, elsewhere, ofReply, ofOther], async () => {
       for (const post of [ofReply, ofOther])
         expect(await flagsOf(post)).toMatchObject({ misplaced: true, keptOut: false })
+    })
+  })
+
+  test('of what is not a post is misplaced', async () => {
+    const list = aRecord(
+      'app.bsky.graph.list',
+      { name: 'l', purpose: 'app.bsky.graph.defs#modlist', createdAt: '2026-01-01T00:00:00Z' },
+      { by: ann, rev: 1 },
+    )
+    const reply = aReply({ by: ben, rev: 2, to: list })
+    await inEachOrder([list, reply], async () => {
+      expect(await flagsOf(reply)).toMatchObject({ misplaced: true })
     })
   })
 
@@ -181,6 +194,17 @@ describe('a gate', () => {
       })
     },
   )
+
+  test('guards the post that it names', async () => {
+    const named = {
+      ...gateOf(),
+      record: { ...gateOf().record, post: uri(root).replace('post', 'generator') },
+    }
+    await inEachOrder([root, reply, named], async () => {
+      expect(await flagsOf(reply)).toEqual(plain)
+      expect(await flagsOf(root)).toEqual(plain)
+    })
+  })
 
   test('that is lifted or opened lets in who was kept out', async () => {
     await inEachOrder([root, gateOf(), reply, aDeleteOf(gateOf(), 5)], async () => {
