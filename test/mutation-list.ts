@@ -1463,6 +1463,15 @@ export const mutations: readonly Mutation[] = [
     ...{ test: chain, title: 'prevData names another tree' },
   },
   {
+    name: 'chain-downgrade',
+    law: chainLaw,
+    words: 'a proven chain goes on without prevData',
+    file: 'shared/streams/append.lua',
+    old: 'local trusted = legacy and bit.band(heldFlags, UNPROVED) ~= 0',
+    new: 'local trusted = legacy',
+    ...{ test: chain, title: 'without prevData each commit breaks a chain' },
+  },
+  {
     name: 'chain-sync',
     law: chainLaw,
     words: 'a #sync of another tree only moves the rev',

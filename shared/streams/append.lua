@@ -84,8 +84,12 @@ local function judge(bucket, field, rev, since, prev, data, flags, name)
   elseif state and bit.band(flags, SYNC) ~= 0 then
     judgement = data == heldData and MOVED or BROKEN
   elseif state then
-    local follows = since == held and (bit.band(flags, LEGACY) ~= 0 or prev == heldData)
+    -- Who has told of the tree before goes on telling: a host on the way may take that out, and ops with it.
+    local legacy = bit.band(flags, LEGACY) ~= 0
+    local trusted = legacy and bit.band(heldFlags, UNPROVED) ~= 0
+    local follows = since == held and (trusted or prev == heldData)
     judgement = follows and CONTINUED or BROKEN
+    if legacy and not trusted then flags = bit.band(flags, bit.bnot(UNPROVED)) end
   end
   count(judgement, 1)
   if judgement == BROKEN then

@@ -57,6 +57,7 @@ async function aSource(bed: Testbed, options: { key?: string; most?: number } = 
 }
 
 const nameOf = ({ did, rev }: Link) => `${did} ${range(0, 99).find((n) => revOf(n) === rev)}`
+const legacy = { prevData: null, proven: false }
 const a = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa'
 const b = 'did:web:b.example'
 
@@ -130,13 +131,21 @@ test.each([
   },
 )
 
-test('a commit without prevData is taken by its since alone, and marks the chain unproven', async () => {
+test('a chain that began without prevData is taken by its since alone, and is unproven from then on', async () => {
   await using room = await aBed()
   const { send } = await aSource(room.bed)
-  const legacy = { prevData: null, proven: false }
-  const found = await send(commit(a, 1), commit(a, 2, legacy), commit(a, 3), commit(b, 1))
-  expect(found.counts).toMatchObject({ start: 2, continued: 2, unproven: 2, broken: 0 })
-  expect((await send(commit(a, 5, legacy))).counts).toMatchObject({ broken: 1 })
+  const found = await send(commit(a, 1, legacy), commit(a, 2, legacy), commit(a, 3), commit(b, 1))
+  expect(found.counts).toMatchObject({ start: 2, continued: 2, unproven: 3, broken: 0 })
+  expect((await send(commit(a, 4, legacy))).counts).toMatchObject({ continued: 1, unproven: 1 })
+  expect((await send(commit(a, 6, legacy))).counts).toMatchObject({ broken: 1 })
+})
+
+test('without prevData each commit breaks a chain that had it: a relay may have left ops out', async () => {
+  await using room = await aBed()
+  const { send } = await aSource(room.bed)
+  const found = await send(commit(a, 1), commit(a, 2, legacy), commit(a, 3, legacy), commit(a, 4))
+  expect(found.counts).toMatchObject({ start: 1, broken: 2, continued: 1, unproven: 0 })
+  expect(await room.bed.redis.hgetall('ingester:resyncs')).toEqual({ [a]: `${revOf(3)} w` })
 })
 
 test('a #sync of the same tree moves the rev, of another one asks for the repo, of a new repo starts', async () => {
