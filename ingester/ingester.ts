@@ -24,6 +24,7 @@ import { wantResyncs } from '../shared/streams/resyncs.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
 import { keepRequestingResyncs } from './chain-resyncs.ts'
 import { createDeadLetters } from './dead-letter.ts'
+import { keepDiscovering } from './discover.ts'
 import { follow } from './follow.ts'
 import { keepClosingGaps } from './gap-pass.ts'
 import { type Host, parseHost } from './host.ts'
@@ -32,8 +33,8 @@ import { createLabelTranslation } from './labeler.ts'
 import { createMetrics, type IngesterMetrics } from './metrics.ts'
 import type { options } from './options.ts'
 import { createProver } from './prover.ts'
-import { createRecent } from './recent.ts'
 import { beginAnew, listRepos } from './repo-list.ts'
+import { createSaid } from './said.ts'
 import { createUnproved } from './unproved.ts'
 import { createVerifier } from './verify.ts'
 
@@ -44,8 +45,6 @@ const identitiesCached = 1_000_000
 const labelersCached = 1_000
 /** Labelers do not announce a change of their key: a signature that fails looks for it. */
 const labelerTtlMs = 3_600_000
-/** What relays said of accounts: some hours of it. */
-const saidRemembered = 20_000
 const lengthsEveryMs = 5_000
 const relistCheckMs = 1_000
 const awayEveryMs = 250
@@ -72,7 +71,10 @@ export async function runIngester(worker: Worker<typeof options>): Promise<void>
   if (reads('labeler') && labelers.length > 0) {
     parts.push((signal) => labelerPart(room, labelers, signal))
   }
-  if (reads('backfill') && relays.length > 0) parts.push((signal) => listPart(room, relays, signal))
+  if (reads('backfill') && relays.length > 0) {
+    const part = config.discovery === 'hosts' ? discoverPart : listPart
+    parts.push((signal) => part(room, relays, signal))
+  }
   log.info(
     { mode: config.mode, relays: relays.map(nameOf), labelers: labelers.map(nameOf) },
     'reading',
@@ -127,7 +129,7 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
     metrics,
   })
   // One relay says nothing twice, and what it says again has a reason.
-  const said = hosts.length > 1 ? createRecent(saidRemembered) : null
+  const said = hosts.length > 1 ? createSaid() : null
   await using prover = createProver({
     mode: config.verify,
     collections: config.collections,
@@ -287,6 +289,29 @@ async function noteGap(
     const since = time !== undefined && time !== '' && isBefore ? time : null
     await openGap(redis, { ...gap, since })
   }, signal)
+}
+
+/** Reads the list of every host that the first relay knows. */
+async function discoverPart(room: Room, [relay]: readonly Host[], signal: AbortSignal) {
+  const { config, log, health } = room.worker
+  if (relay === undefined) return
+  health.part('discovery').ready()
+  await keepDiscovering({
+    redis: room.redis,
+    relay: relay.http,
+    allowPrivateHosts: config.allowPrivateHosts,
+    highWaterMark: config.repoHighWaterMark ?? config.highWaterMark,
+    signal,
+    log,
+    report: ({ hosts, done, failed, repos }) => {
+      const { discoveredHosts, discoveredRepos, backfillComplete } = room.metrics
+      discoveredRepos.set(repos)
+      discoveredHosts.set({ state: 'done' }, done)
+      discoveredHosts.set({ state: 'failed' }, failed)
+      discoveredHosts.set({ state: 'left' }, hosts - done - failed)
+      backfillComplete.set(hosts === done ? 1 : 0)
+    },
+  })
 }
 
 /** Lists that have been read to their end stay read; this part then only waits for the stop. */

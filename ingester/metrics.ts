@@ -95,6 +95,8 @@ export function createMetrics(registry: Registry) {
     resyncsWaiting: gauge('resyncs_waiting', 'Repos whose resync is not requested yet.'),
     resyncs: gauge('resyncs', 'Repos whose resync is under way, requested or not.'),
     openGaps: gauge('open_gaps', 'Gaps in the ledger that no pass has closed.'),
+    discoveredRepos: gauge('discovered_repos', 'Repos found in the lists of hosts.'),
+    discoveredHosts: gaugeBy('discovered_hosts', 'Hosts whose lists are read, by state.', 'state'),
     disconnects: counterBy('disconnects_total', 'Connections ended, by reason.', 'reason'),
     lag: gaugeBy('source_lag_seconds', 'Age of the newest durable event of a host.', 'host'),
     position: gaugeBy('source_seq', 'The newest durable position at a host.', 'host', 'stream'),

@@ -48,6 +48,12 @@ export const options = {
     default: 'bsky.network',
     doc: 'The relays to follow, comma-separated; ws:// or http:// before a name means without TLS.',
   },
+  discovery: {
+    env: 'INGESTER_DISCOVERY',
+    parse: oneOf('relay', 'hosts'),
+    default: 'relay',
+    doc: 'Where repos are found: in the list of each relay, or in those of all hosts that the first relay knows, which have more than twice as many.',
+  },
   labelerHosts: {
     env: 'INGESTER_LABELER_HOSTS',
     parse: hosts,
