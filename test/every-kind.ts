@@ -1,11 +1,23 @@
 /** A history with every kind of record, and all that makes rows come, go, wait and return. */
 import type { Account, JsonRecord, Ref } from '../simulator/account.ts'
-import type { Network } from '../simulator/network.ts'
+import type { LabelClaim } from '../simulator/labeler.ts'
+
+/** What an account of the history has to be able to do, on whatever network. */
+export type Author = Pick<
+  Account,
+  'did' | 'handle' | 'create' | 'update' | 'delete' | 'applyWrites'
+>
+
+/** The network that the history is made on. */
+export interface Stage<A extends Author> {
+  account(options: { handle: string; curve?: 'k256' | 'p256' }): Promise<A>
+  labeler: { label(...claims: LabelClaim[]): Promise<unknown> }
+}
 
 /** Records of which a test tells more than that they are as modelled. */
-export interface EveryKind {
-  ada: Account
-  bo: Account
+export interface EveryKind<A extends Author = Account> {
+  ada: A
+  bo: A
   /** Liked twice by Bo: `waiting` has the higher key. */
   doubled: { post: Ref; holding: Ref; waiting: Ref }
   /** Liked twice by Bo, who took back the like that held the row. */
@@ -25,7 +37,7 @@ const blob = () => ({
 const aspectRatio = { width: 4, height: 3 }
 
 /** Makes two accounts and their history; every table of the model has a row of it. */
-export async function makeEveryKind(network: Network): Promise<EveryKind> {
+export async function makeEveryKind<A extends Author>(network: Stage<A>): Promise<EveryKind<A>> {
   const ada = await network.account({ handle: 'ada-every.test' })
   const bo = await network.account({ handle: 'bo-every.test', curve: 'p256' })
   const post = await makePosts(ada, bo)
@@ -40,8 +52,8 @@ export async function makeEveryKind(network: Network): Promise<EveryKind> {
 
 const refOf = ({ uri, cid }: Ref): Ref => ({ uri, cid })
 
-async function makePosts(ada: Account, bo: Account): Promise<Ref> {
-  const write = (by: Account, more: JsonRecord) =>
+async function makePosts(ada: Author, bo: Author): Promise<Ref> {
+  const write = (by: Author, more: JsonRecord) =>
     by.create('app.bsky.feed.post', { text: 'every kind', createdAt, ...more })
   const root = refOf(await write(ada, { langs: ['en', 'de'], tags: ['one', 'two'] }))
   const answer = { root, parent: { ...root } }
@@ -88,7 +100,7 @@ async function makePosts(ada: Account, bo: Account): Promise<Ref> {
   return root
 }
 
-async function makeLists(ada: Account, bo: Account): Promise<{ starterPack: Ref }> {
+async function makeLists(ada: Author, bo: Author): Promise<{ starterPack: Ref }> {
   const purpose = 'app.bsky.graph.defs#curatelist'
   const feature = { $type: 'app.bsky.richtext.facet#tag', tag: 'tides' }
   const descriptionFacets = [{ index: { byteEnd: 2, byteStart: 0 }, features: [feature] }]
@@ -121,7 +133,7 @@ async function makeLists(ada: Account, bo: Account): Promise<{ starterPack: Ref 
   return { starterPack }
 }
 
-async function makeAccountRecords(ada: Account, bo: Account, starterPack: Ref): Promise<void> {
+async function makeAccountRecords(ada: Author, bo: Author, starterPack: Ref): Promise<void> {
   const face = { displayName: 'Ada', description: 'Every kind', avatar: blob(), banner: blob() }
   const since = { joinedViaStarterPack: starterPack, createdAt: '2025-06-01T12:00:00+02:00' }
   await ada.create('app.bsky.actor.profile', { ...face, ...since }, 'self')
@@ -138,7 +150,7 @@ async function makeAccountRecords(ada: Account, bo: Account, starterPack: Ref): 
   await ada.create('com.germnetwork.declaration', germ, 'self')
 }
 
-async function makeGates(ada: Account, bo: Account, { uri: post }: Ref): Promise<void> {
+async function makeGates(ada: Author, bo: Author, { uri: post }: Ref): Promise<void> {
   const rkey = post.slice(post.lastIndexOf('/') + 1)
   await ada.create('app.bsky.feed.threadgate', { post, allow: [], createdAt }, rkey)
   const rule = { $type: 'app.bsky.feed.postgate#disableRule' }
@@ -150,8 +162,8 @@ async function makeGates(ada: Account, bo: Account, { uri: post }: Ref): Promise
 
 /** Two likes of one post by one account are legal in its repo, and one in the rows. */
 async function makeDoubles(
-  ada: Account,
-  bo: Account,
+  ada: Author,
+  bo: Author,
 ): Promise<Pick<EveryKind, 'doubled' | 'promoted'>> {
   const collection = 'app.bsky.feed.like'
   const posts: Ref[] = []
@@ -189,7 +201,7 @@ async function makeDoubles(
   }
 }
 
-async function makeOrphans(ada: Account, bo: Account): Promise<EveryKind['orphaned']> {
+async function makeOrphans(ada: Author, bo: Author): Promise<EveryKind['orphaned']> {
   const post = await ada.create('app.bsky.feed.post', { text: 'soon gone', createdAt })
   const repost = await bo.create('app.bsky.feed.repost', { subject: refOf(post), createdAt })
   const embed = { $type: 'app.bsky.embed.record', record: refOf(post) }
@@ -199,7 +211,7 @@ async function makeOrphans(ada: Account, bo: Account): Promise<EveryKind['orphan
 }
 
 /** What is in the repo and yet not in the rows. */
-async function makeRefused(ada: Account, bo: Account): Promise<void> {
+async function makeRefused(ada: Author, bo: Author): Promise<void> {
   const collection = 'app.bsky.feed.post'
   await ada.create(collection, { text: 'x'.repeat(3001), createdAt })
   await ada.create(collection, { text: 'no time', createdAt: 'yesterday' })
@@ -213,7 +225,11 @@ async function makeRefused(ada: Account, bo: Account): Promise<void> {
   await ada.create('com.example.thing', { createdAt })
 }
 
-async function makeLabels({ labeler }: Network, ada: Account, { uri, cid }: Ref): Promise<void> {
+async function makeLabels(
+  { labeler }: Stage<Author>,
+  ada: Author,
+  { uri, cid }: Ref,
+): Promise<void> {
   await labeler.label(
     { uri, cid, val: 'spam' },
     { uri, val: 'rude' },

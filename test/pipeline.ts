@@ -142,7 +142,10 @@ async function groupState(redis: Redis, stream: string, group: string) {
   return found && { lag: found.lag, pending: found.pending }
 }
 
-async function startWorker(service: Service, env: Record<string, string>): Promise<RunningWorker> {
+export async function startWorker(
+  service: Service,
+  env: Record<string, string>,
+): Promise<RunningWorker> {
   const main = new URL(`../${service}/main.ts`, import.meta.url)
   const child = spawn(process.execPath, [decodeURIComponent(main.pathname)], {
     env,
