@@ -139,29 +139,33 @@ export interface Ancestry {
   isWhole: boolean
 }
 
+/** Walks up from replies. `limit 1` keeps the planner from reading the whole table for a hash. */
 export async function readAncestry(
   sql: Transaction,
   uris: readonly string[],
   height: number,
 ): Promise<ReadonlyMap<string, Ancestry>> {
   if (uris.length === 0) return new Map()
-  const found = await sql.unsafe<{ post: string; uri: string; isThere: boolean }[]>(
+  const found = await sql.unsafe<{ post: string; uri: string; isWhole: boolean }[]>(
     `with recursive up as (
-       select p.uri as post, p."replyParent" as uri, 1 as height from post p
-       where p.uri = any($1::text[]) and p."replyParent" is not null
+       select r.uri as post, a.uri, a."replyParent" as next, 1 as height
+       from unnest($1::text[]) as r(uri) cross join lateral (
+         select a.uri, a."replyParent" from post p join post a on a.uri = p."replyParent"
+         where p.uri = r.uri limit 1) as a
        union all
-       select up.post, a."replyParent", up.height + 1 from up join post a on a.uri = up.uri
-       where up.height < $2 and a."replyParent" is not null)
-     select up.post, up.uri, a.uri is not null as "isThere" from up
-     left join post a on a.uri = up.uri order by up.height`,
+       select up.post, a.uri, a."replyParent", up.height + 1 from up cross join lateral (
+         select a.uri, a."replyParent" from post a where a.uri = up.next limit 1) as a
+       where up.height < $2)
+     select post, uri, next is null or height = $2 as "isWhole" from up order by height`,
     [uris as string[], height],
   )
-  const ancestries = new Map<string, Ancestry>()
-  for (const { post, uri, isThere } of found) {
-    const known = ancestries.get(post) ?? { ancestors: [], isWhole: true }
-    if (isThere) known.ancestors.push(uri)
-    else known.isWhole = false
-    ancestries.set(post, known)
+  const ancestries = new Map<string, Ancestry>(
+    uris.map((uri) => [uri, { ancestors: [], isWhole: false }]),
+  )
+  for (const { post, uri, isWhole } of found) {
+    const known = ancestries.get(post) as Ancestry
+    known.ancestors.push(uri)
+    known.isWhole = isWhole
   }
   return ancestries
 }
