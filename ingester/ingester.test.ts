@@ -194,6 +194,59 @@ describe('an identity that is not known yet', () => {
   })
 })
 
+test('behind a directory that allows little all goes through, and is proved later', async () => {
+  await using room = await aRoom()
+  serveCorpus(room.network)
+  room.network.plc.allow(10)
+  await using ingester = startIngester(room.env)
+  await room.network.relay.play(recorded)
+  await room.caughtUp()
+  expect(new Set((await room.events()).map(({ seq }) => seq)).size).toBe(100)
+  const passed = await ingester.metric('ingester_commits_unverified_total')
+  const verified = await ingester.metric('ingester_commits_verified_total')
+  expect([passed > 0, passed + verified]).toEqual([true, 100])
+  const marked = (await room.redis.xrange('firehose_live', '-', '+')).filter(([, [, json = '']]) =>
+    json.endsWith(',"verified":false}'),
+  )
+  expect(marked.length).toBeGreaterThanOrEqual(passed)
+  const list = () => room.redis.hlen('ingester:unproved')
+  await expect.poll(list, { timeout: 40_000, interval: 100 }).toBe(0)
+  expect(await ingester.metric('ingester_late_proofs_total', { result: 'proved' })).toBe(passed)
+})
+
+describe('several relays', () => {
+  test('say of an account once what they say alike, and a lying one costs it no commit', async () => {
+    await using room = await testRoom(await startNetwork({ relays: [{}, {}] }))
+    const { network } = room
+    const account = await network.account()
+    await using ingester = startIngester({
+      ...room.env,
+      INGESTER_RELAY_HOSTS: network.relays.map(({ url }) => url).join(),
+    })
+    const events = async (type: string) =>
+      (await room.events()).filter((event) => event.type === type)
+    await room.caughtUp()
+    await expect
+      .poll(() => ingester.metric('ingester_duplicate_frames_total'), patience)
+      .toBeGreaterThan(0)
+    const [, lying] = network.relays
+    if (lying === undefined) throw new Error('no second relay')
+    const time = new Date().toISOString()
+    const body = {
+      seq: lying.lastSeq + 1,
+      did: account.did,
+      time,
+      active: false,
+      status: 'takendown',
+    }
+    await lying.play([messageFrame('#account', body)])
+    await expect.poll(async () => (await events('account')).length, patience).toBeGreaterThan(1)
+    await account.create('app.bsky.feed.post', aPost('alive'))
+    await expect.poll(async () => (await events('create')).length, patience).toBe(1)
+    expect(await ingester.metric('ingester_refused_total')).toBe(0)
+  })
+})
+
 describe('identities, accounts, syncs', () => {
   test('identities and accounts become events, with the status in lower case or null', async () => {
     await using room = await aRoom()

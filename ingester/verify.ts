@@ -22,8 +22,8 @@ import type { Found, Keys } from './keys.ts'
 import type { IngesterMetrics } from './metrics.ts'
 import { isSignedBy, type Proved, prove, type VerifyMode } from './prove.ts'
 import { type Prover, ProverError } from './prover.ts'
-import type { Recent } from './recent.ts'
 import { createRefusals } from './refusals.ts'
+import type { Said } from './said.ts'
 import type { Unproved } from './unproved.ts'
 
 /** How long a commit waits for its key before INGESTER_VERIFY_UNAVAILABLE decides. */
@@ -38,7 +38,7 @@ export interface VerifierOptions {
   /** Where commits are put that nobody could verify; they become entries once they stand there. */
   unproved?: Pick<Unproved, 'add'>
   /** What relays have said of accounts, and is durable: the same from another one is left out. */
-  said?: Recent
+  said?: Said
   /** Where messages are proved, by this mode and scope; without it here. */
   prover?: Pick<Prover, 'prove'>
   signal: AbortSignal
@@ -160,24 +160,25 @@ export function createVerifier(options: VerifierOptions): Translate {
     return { entries: [], link: linkOf(message, judged, mode) }
   }
 
-  const identity = ({ seq, time, did, handle }: IdentityMessage): Translation => {
+  const identity = ({ seq, time, did, handle }: IdentityMessage): Promise<Translation> => {
     keys.forget(did)
     const named = handle === null ? {} : { handle }
     return once(`identity ${did} ${time} ${handle}`, { type: 'identity', seq, time, did, ...named })
   }
 
-  const account = ({ seq, time, did, active, status }: AccountMessage): Translation =>
+  const account = ({ seq, time, did, active, status }: AccountMessage): Promise<Translation> =>
     once(`account ${did} ${time} ${active} ${status}`, {
       ...{ type: 'account', seq, time, did, active, status },
     })
 
   /** What another relay has said already, and is durable, is not said again. */
-  const once = (name: string, event: IdentityEvent | AccountEvent): Translation => {
-    if (said?.has(name)) {
-      metrics.duplicates.inc()
-      return nothing
+  const once = async (words: string, event: IdentityEvent | AccountEvent): Promise<Translation> => {
+    if (said === undefined) return { entries: [encodeEvent(event)] }
+    if (await said.isNew(words)) {
+      return { entries: [encodeEvent(event)], onDurable: () => said.durable(words) }
     }
-    return { entries: [encodeEvent(event)], onDurable: () => said?.add(name) }
+    metrics.duplicates.inc()
+    return nothing
   }
 
   const refuse = (message: CommitMessage | SyncMessage, error: unknown): Translation => {
