@@ -4,7 +4,7 @@ import type { Duplex } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { LexMap } from '@atproto/lex-data'
 import type { WebSocket } from 'ws'
-import { type Lie, lyingFrame } from './lies.ts'
+import { type FrameLie, lyingFrame } from './lies.ts'
 import type { Taken } from './switches.ts'
 
 /** Where a place is left out, the seed draws it. */
@@ -20,8 +20,11 @@ export type FrameFault =
   /** It comes after the one that follows, when one follows within a second. */
   | { kind: 'reorder' }
   | { kind: 'duplicate' }
-  /** A forged signature, content that is not what its CID says, or the account's commit before this one. */
-  | { kind: 'lie'; about: Lie }
+  /**
+   * A forged signature, content that is not what its CID says, the account's commit before this one,
+   * or this one without its first op and `prevData`.
+   */
+  | { kind: 'lie'; about: FrameLie }
   /** It comes in fragments, at this many bytes a second. */
   | { kind: 'slow'; bytesPerSecond: number }
   /** Nothing but pings for so long, default for ever; without `pings` not even an answer to one. */

@@ -6,6 +6,8 @@ import { messageFrame, readFrame } from './frames.ts'
 
 /** A forged signature, content that is not what its CID says, or an older rev. */
 export type Lie = 'signature' | 'cid' | 'rev'
+/** In a frame also: a commit of which ops and `prevData` are left out, as if it were an old one. */
+export type FrameLie = Lie | 'ops'
 
 /** A key that nobody has. */
 const strangersKey = 'zQ3shVc2UkAfJCdc1TR8E66J85h48P43r93q8jGPkPpjF9Ef9'
@@ -17,7 +19,7 @@ const oldRev = '2222222222222'
  */
 export async function lyingFrame(
   frame: Uint8Array,
-  lie: Lie,
+  lie: FrameLie,
   before: (did: string) => LexMap | null,
 ): Promise<Uint8Array | null> {
   const { header, body } = readFrame(frame) ?? { header: {}, body: {} }
@@ -28,7 +30,11 @@ export async function lyingFrame(
     return messageFrame(type, { ...body, labels: [{ ...label, sig }, ...labels] })
   }
   if (!(body['blocks'] instanceof Uint8Array)) return null
-  const { seq, time } = body
+  const { seq, time, ops, prevData, ...rest } = body
+  if (lie === 'ops') {
+    if (!Array.isArray(ops) || prevData === undefined || ops.length === 0) return null
+    return messageFrame(type, { ...rest, seq, time, ops: ops.slice(1) } as LexMap)
+  }
   if (lie === 'rev') {
     const older = type === '#commit' ? before(String(body['repo'])) : null
     return older === null ? null : messageFrame(type, { ...older, seq, time } as LexMap)
