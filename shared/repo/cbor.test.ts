@@ -267,3 +267,10 @@ test('property: real bytes with one changed are refused by a code, or written ba
     }),
   )
 })
+
+test('a key is read as it stands, whatever keys were read before it', () => {
+  const alike = ['a..a', 'a__a', 'aéa', 'abca', 'acba', 'aa', 'a', '', 'é', 'ü', 'a'.repeat(70)]
+  for (const keys of [alike, alike.toReversed(), alike]) {
+    for (const key of keys) expect(decodeCbor(encodeCbor({ [key]: 1 }))).toEqual({ [key]: 1 })
+  }
+})

@@ -81,6 +81,10 @@ function setOwn<T>(map: Record<string, T>, key: string, value: T): void {
   }
 }
 
+/** Keys of maps that were read lately, each in the place of its length and its first and last byte. */
+const metKeys = new Array<string | undefined>(1_024)
+const longestMetKey = 64
+
 class Reader {
   readonly #bytes: Uint8Array
   readonly #buffer: Buffer
@@ -189,6 +193,27 @@ class Reader {
     return text
   }
 
+  /** The text of a map key, most of which were met before: then there is no string to make. */
+  #key(length: number): string {
+    const start = this.position
+    const end = start + length
+    const place =
+      (length * 31 + (this.#bytes[start] ?? 0) * 7 + (this.#bytes[end - 1] ?? 0)) & 1_023
+    const met = metKeys[place]
+    if (met !== undefined && met.length === length) {
+      let same = 0
+      while (same < length && met.charCodeAt(same) === this.#bytes[start + same]) same++
+      if (same === length) {
+        this.position = end
+        return met
+      }
+    }
+    const text = this.#text(length)
+    // Of so many bytes as characters only if all are ASCII.
+    if (text.length === length && length <= longestMetKey) metKeys[place] = text
+    return text
+  }
+
   #list(length: number, depth: number): Ipld[] {
     if (depth >= maxDepth) throw new CborError('too-deep', `nested deeper than ${maxDepth}`)
     const list: Ipld[] = []
@@ -211,7 +236,7 @@ class Reader {
       }
       lastStart = start
       lastLength = keyLength
-      const key = this.#text(keyLength)
+      const key = this.#key(keyLength)
       setOwn(map, key, this.value(depth + 1))
     }
     return map
