@@ -69,6 +69,7 @@ export async function noteHosted(
     (event) => moved.has(keyOf(event)) && isNews(event, known.get(keyOf(event))),
   )
   const told = news.filter((event) => event.type === 'account')
+  if (told.length === 0) return news
   await noteStatuses(sql, told)
   await askForPurges(sql, told)
   for (const event of told) {
@@ -115,7 +116,6 @@ async function moveEvents(
 
 /** Why a repo is not to be had, for whoever asks how far the repos are. */
 async function noteStatuses(sql: Transaction, events: readonly AccountEvent[]): Promise<void> {
-  if (events.length === 0) return
   const rows = events.map(({ did, time, active, status }) => {
     return { did, time, status: active ? null : (status ?? 'inactive') }
   })

@@ -93,6 +93,6 @@ export const options = {
     env: 'ENABLE_DID_RESOLUTION',
     parse: flag,
     default: 'true',
-    doc: 'Whether handles are resolved and kept up to date.',
+    doc: 'Whether DIDs are resolved: for handles, and to ask the hosts of deleted accounts, which are else hidden and kept.',
   },
 } as const satisfies Options

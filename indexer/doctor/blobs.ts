@@ -49,6 +49,7 @@ function walkPlace({ apply }: Patient, place: (typeof places)[number]): Walk {
         return found === null ? [] : [found]
       })
       const lacking = derived.filter((row) => columns.some((column) => row[column] != null))
+      if (lacking.length === 0) return { after, seen: rows.length, found: { blobs: 0 } }
       // Of two columns one may be there already.
       const missing = await sql.unsafe<{ key: string }[]>(
         `select t.${quoted(key)} as key from ${quoted(table)} t join ${relation([key, ...columns])}
