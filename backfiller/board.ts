@@ -58,7 +58,7 @@ function busiest(hosts: Hosts) {
     .sort((a, b) => b.running + b.waiting - a.running - a.waiting || b.asked - a.asked)
     .slice(0, mostHosts)
     .map(({ name, running, waiting, slow, notBefore, asked, failed }) => ({
-      ...{ host: name, running, waiting, asked, failed, slow },
+      ...{ host: new URL(name).host, running, waiting, asked, failed, slow },
       ...(notBefore > Date.now() ? { left_alone_until: new Date(notBefore).toISOString() } : {}),
     }))
 }

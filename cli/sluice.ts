@@ -13,6 +13,7 @@ interface Entry {
 }
 
 const commands: Readonly<Record<string, Entry>> = {
+  backfill: { doc: 'ask for whole repos', load: () => import('./backfill.ts') },
   collections: {
     doc: 'list the collections that are indexed',
     load: () => import('./collections.ts'),
@@ -23,6 +24,7 @@ const commands: Readonly<Record<string, Entry>> = {
   gaps: { doc: 'tell what of the sources was not read', load: () => import('./gaps.ts') },
   identities: { doc: 'keep keys of accounts at hand', load: () => import('./identities.ts') },
   migrate: { doc: 'bring the schema to the newest state', load: () => import('./migrate.ts') },
+  status: { doc: 'tell how far the backfill is', load: () => import('./status.ts') },
   resume: { doc: 'set positions after Redis was lost', load: () => import('./resume.ts') },
 }
 
