@@ -88,7 +88,7 @@ export const options = {
     env: 'INGESTER_VERIFY_UNAVAILABLE',
     parse: oneOf('pass', 'wait'),
     default: 'pass',
-    doc: 'What becomes of a commit whose key cannot be had within 5 s: pass (counted) or wait.',
+    doc: 'What becomes of a commit whose key cannot be had within 5 s: pass (marked, and proved later) or wait for the directory, which suits a mirror.',
   },
   resyncsPerMinute: {
     env: 'INGESTER_RESYNC_PER_MINUTE',

@@ -64,8 +64,8 @@ interface Entry {
   gap?: boolean
 }
 
-const put = script('../../ingester/unproved.lua')
-const settle = script('../../ingester/proved.lua')
+const put = script('unproved.lua')
+const settle = script('proved.lua')
 
 export function createUnproved(options: UnprovedOptions): Unproved {
   const { redis, keys, deadLetters, resync, signal, log, metrics, most = mostRepos } = options

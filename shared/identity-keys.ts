@@ -29,7 +29,7 @@ export interface KeyStore {
   remove(dids: readonly string[]): Promise<void>
 }
 
-const remember = script('../identity-keys.lua')
+const remember = script('keys.lua')
 
 export function createKeyStore(redis: Redis, now: () => number = Date.now): KeyStore {
   return {
