@@ -26,6 +26,7 @@ import { groupState, keepPosition } from './position.ts'
 import { keepPurging } from './purge.ts'
 import { keepAskingForRepos } from './resyncs.ts'
 import { createDrain } from './rules/drain.ts'
+import { createSample } from './sample.ts'
 import { settleSnapshots } from './settle.ts'
 import { requireTables } from './tables.ts'
 import { tally } from './tally.ts'
@@ -91,7 +92,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
     ...applying,
     probe: async (point) => crashPoint(`indexer.${point}`),
   })
-  const known = new Set(names)
+  const telling = { metrics, log, known: new Set(names), sample: createSample() }
   const slots = pLimit(transactions)
   const shared = { redis, name: config.consumer, streamGroups, log, metrics: perStream }
   const common = { ...shared, batchSize, deadLetterMaxLength: config.dlqMaxLength }
@@ -139,7 +140,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
             crashPoint('indexer.committed')
             const events = entries.map(({ event }) => event)
             await settleSnapshots(redis, events, applied.outcomes, signal)
-            tally(metrics, entries, applied, known, log)
+            tally(telling, entries, applied)
             handles.want(applied.handlesWanted)
             if (applied.left.length > 0) leftovers.wake()
             return applied.outcomes

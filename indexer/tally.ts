@@ -4,14 +4,22 @@ import type { Logger } from '../shared/log.ts'
 import type { Entry } from '../shared/streams/consumer.ts'
 import type { Applied } from './apply.ts'
 import type { IndexerMetrics } from './metrics.ts'
+import type { Sample } from './sample.ts'
 
-/** `known` bounds the label of collections: any other is `other`. */
+export interface Tally {
+  metrics: IndexerMetrics
+  log: Logger
+  /** Bounds the label of collections: any other is `other`. */
+  known: ReadonlySet<string>
+  /** Of what may be a flood, some lines are enough. */
+  sample: Sample
+}
+
+/** Every refusal is counted by collection and reason; the log has examples, and every bug of ours. */
 export function tally(
-  metrics: IndexerMetrics,
+  { metrics, log, known, sample }: Tally,
   entries: readonly Entry<Event>[],
   { outcomes, changes, rowsWritten }: Applied,
-  known: ReadonlySet<string>,
-  log: Logger,
 ): void {
   metrics.events.inc(entries.length)
   metrics.rowsWritten.inc(rowsWritten)
@@ -25,7 +33,9 @@ export function tally(
     const change = changes[index]
     if (change?.came?.altered) {
       metrics.altered.inc({ collection })
-      log.info({ entry: id, uri: change.uri }, 'record altered: text that postgres can not hold')
+      const leftOut = sample(`altered ${collection}`)
+      const fields = { entry: id, uri: change.uri, leftOut }
+      if (leftOut !== null) log.info(fields, 'record altered: text that postgres can not hold')
     }
     if (typeof outcome !== 'string' || !outcome.startsWith('refused:')) continue
     const reason = outcome.slice('refused:'.length)
@@ -38,6 +48,7 @@ export function tally(
     const { uri, rev, refused } = change
     const fields = { entry: id, uri, rev, reason, detail: refused.detail }
     if (isBug) log.error(fields, 'record refused: a bug of ours')
-    else log.info(fields, 'record refused')
+    const leftOut = isBug ? null : sample(`${reason} ${collection}`)
+    if (leftOut !== null) log.info({ ...fields, leftOut }, 'record refused')
   }
 }
