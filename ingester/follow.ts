@@ -74,6 +74,8 @@ export interface FollowOptions {
   health: Part
   /** Told of each batch that is durable. */
   onAppended: (entries: number) => void
+  /** Resolves when messages may be read again: while too many wait to be proved they only take memory. */
+  notTooMany?: () => Promise<void>
   /** Told of each frame that arrives. */
   onFrame: () => void
   /** Told that what was durable may be so no more. */
@@ -292,7 +294,10 @@ async function readFrames(intake: Intake): Promise<Ending> {
     // The labels of a host keep their order: one may take back another.
     const key = 'did' in message ? message.did : message.type
     await window.push(result, { bytes: frame.length, key, mark })
-    if (number % breatheEvery === 0) await breathe()
+    if (number % breatheEvery === 0) {
+      await breathe()
+      await intake.notTooMany?.()
+    }
   }
 }
 
@@ -449,7 +454,7 @@ async function appendResults(
     if (mark.time !== null) {
       const time = Date.parse(mark.time)
       onProgress(time)
-      metrics.lag.set({ host: host.name }, Math.max(0, (now() - time) / 1_000))
+      metrics.newest.set(host.name, time)
     }
   }
 }

@@ -118,7 +118,7 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
     maxEntries: 0,
     ttlMs: 0,
   })
-  const keys = createKeys({ redis, identity, cached: identitiesCached, signal, log, metrics })
+  const keys = createKeys({ redis, identity, cached: identitiesCached, signal, metrics })
   const unproved = createUnproved({
     redis,
     keys,
@@ -184,6 +184,7 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
     onFrame: () => metrics.firehoseEvents.inc(),
     onAppended: (entries) => metrics.streamEvents.inc(entries),
     onProgress: (host, time) => progress.set(host.name, time),
+    notTooMany: () => prover.notTooMany(),
     ...(said !== null && { onRewound: () => said.clear() }),
   }
   await runTogether(signal, [
@@ -229,6 +230,7 @@ interface Endpoint {
   onFrame: () => void
   onAppended: (entries: number) => void
   onProgress?: (host: Host, time: number) => void
+  notTooMany?: () => Promise<void>
   onRewound?: () => void
 }
 
@@ -239,7 +241,8 @@ async function followAll(
   endpoint: Endpoint,
 ): Promise<void> {
   const { config, log, health } = room.worker
-  const { stream, method, onFrame, onAppended, onRewound, onProgress = () => {} } = endpoint
+  const { stream, method, onFrame, onAppended, onRewound, notTooMany } = endpoint
+  const { onProgress = () => {} } = endpoint
   const fence = await takeFence(room.redis, signal, fenceOf(stream))
   crashPoint('ingester.fence-taken', stream)
   const followOne = (host: Host): Part => {
@@ -266,6 +269,7 @@ async function followAll(
         onFrame,
         onAppended,
         ...(onRewound && { onRewound }),
+        ...(notTooMany && { notTooMany }),
         onProgress: (time) => onProgress(host, time),
         openGap: (gap) => noteGap(room, { ...gap, host: host.name, stream }, host, signal),
       })

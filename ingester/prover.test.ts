@@ -107,6 +107,29 @@ test('answers come to their messages, whatever is asked at the same time', async
   }
 })
 
+test('whoever reads waits while too many wait to be proved, and goes on when they are', async () => {
+  const stopping = new AbortController()
+  await using prover = aProver(1, stopping.signal)
+  await prover.notTooMany()
+  const ask = () => Promise.all(Array.from({ length: 400 }, () => prover.prove(aMessage(), null)))
+  let proved = 0
+  const asked = ask().then(() => {
+    proved += 1
+  })
+  let goesOn = false
+  const waits = prover.notTooMany().then(() => {
+    goesOn = true
+  })
+  await Promise.resolve()
+  expect(goesOn).toBe(false)
+  await waits
+  expect(proved).toBe(0)
+  await asked
+  const left = Promise.allSettled([ask(), prover.notTooMany()])
+  stopping.abort()
+  expect((await left).map(({ status }) => status)).toEqual(['rejected', 'fulfilled'])
+})
+
 test('at the stop what is not proved yet is rejected with the reason of the stop', async () => {
   const stopping = new AbortController()
   await using prover = aProver(1, stopping.signal)

@@ -40,6 +40,8 @@ export interface Prover extends AsyncDisposable {
    * a window. Rejects with `RefusedError`, `ProverError`, or the signal's reason.
    */
   prove(message: CommitMessage | SyncMessage, key: string | null): Promise<Proved>
+  /** Resolves when what waits is so little that a thread could soon lack work. */
+  notTooMany(): Promise<void>
 }
 
 export function createProver(options: ProverOptions): Prover {
@@ -51,6 +53,7 @@ function createLocal({ mode, collections, now = Date.now }: ProverOptions): Prov
   const scope = scopeOf(collections)
   return {
     prove: async (message, key) => prove(message, key, { mode, scope, now: now() }),
+    async notTooMany() {},
     async [Symbol.asyncDispose]() {},
   }
 }
@@ -84,6 +87,7 @@ function createThreads(options: ProverOptions, here: Prover): Prover {
     const left = [...all.flatMap(({ batches }) => batches.flat()), ...waiting]
     waiting = []
     for (const { reject } of left) reject(reason)
+    letReaders()
   }
   const onAbort = () => end(signal.reason)
 
@@ -118,7 +122,7 @@ function createThreads(options: ProverOptions, here: Prover): Prover {
       const free = all.reduce((one, other) =>
         other.batches.length < one.batches.length ? other : one,
       )
-      if (free.batches.length >= batchesEach) return
+      if (free.batches.length >= batchesEach) break
       const jobs = waiting.splice(0, batchLength(waiting))
       free.batches.push(jobs)
       const frames = jobs.map(({ message }) => message.frame)
@@ -126,6 +130,16 @@ function createThreads(options: ProverOptions, here: Prover): Prover {
       const task = packTask(frames, keys, now(), memory.pop())
       free.worker.postMessage(task, [task.bytes.buffer])
     }
+    letReaders()
+  }
+
+  const most = threads * batchesEach * batchFrames
+  let readers: (() => void)[] = []
+  const letReaders = () => {
+    if (waiting.length > most) return
+    const going = readers
+    readers = []
+    for (const go of going) go()
   }
 
   const all = Array.from({ length: threads }, start)
@@ -145,6 +159,8 @@ function createThreads(options: ProverOptions, here: Prover): Prover {
           give()
         })
       }),
+    notTooMany: () =>
+      waiting.length <= most ? Promise.resolve() : new Promise<void>((go) => readers.push(go)),
     async [Symbol.asyncDispose]() {
       end(signal.aborted ? signal.reason : new ProverError('closed'))
       await Promise.all(all.map(({ worker }) => worker.terminate()))
