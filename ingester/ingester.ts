@@ -192,7 +192,7 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
     mark,
     resyncs,
     ...closing,
-    ...(config.verify === 'none' ? [] : [() => unproved.run()]),
+    ...(config.verify === 'none' ? [] : [(signal: AbortSignal) => unproved.run(signal)]),
   ])
 }
 
