@@ -1460,6 +1460,15 @@ export const mutations: readonly Mutation[] = [
     ...{ test: 'shared/repo/mst.test.ts', title: 'an inversion leaves the blocks as they were' },
   },
   {
+    name: 'prover-bound',
+    law: 'Every queue has a bound; at the bound the producer waits.',
+    words: 'messages are read however many wait to be proved',
+    file: 'ingester/prover.ts',
+    old: 'waiting.length <= most ? Promise.resolve()',
+    new: 'waiting.length >= 0 ? Promise.resolve()',
+    ...{ test: 'ingester/prover.test.ts', title: 'whoever reads waits while too many' },
+  },
+  {
     name: 'prover-death',
     law: 'Our own corruption ends the process.',
     words: 'a thread that died is counted as a bug of one message',
