@@ -58,12 +58,22 @@ local function skip(count)
   for _ = 1, count do at = at + tonumber(ARGV[at]) + 1 end
 end
 
-local counts = {0, 0, 0, 0, 0, 0, 0, 0}
+local counts = {0, 0, 0, 0, 0, 0, 0, 0, 0}
 local broken = {}
 local function count(judgement, n) counts[judgement] = counts[judgement] + n end
 local START, CONTINUED, DUPLICATE, BROKEN, MOVED, UNPROVEN, HELD_BACK, DROPPED = 1, 2, 3, 4, 5, 6, 7, 8
+local EARLIER = 9
 local SYNC, UNPROVED, DOUBTFUL, LEGACY = 1, 2, 4, 8
 local epoch = most and struct.pack('>H', tonumber(redis.call('HGET', KEYS[chain], 'epoch') or 0))
+
+-- At which rev a repo was met of late. It may have been the relay that is ahead: what another one has
+-- still to tell of before is on no stream.
+local startsKept = 6 * 3600
+local slot = most and math.floor(tonumber(redis.call('TIME')[1]) / startsKept)
+local function startsKey(of) return KEYS[chain] .. ':starts:' .. of end
+local function startOf(field)
+  return redis.call('HGET', startsKey(slot), field) or redis.call('HGET', startsKey(slot - 1), field)
+end
 
 -- Judges one link against the state of its repo and moves that; false when what it brings is on the
 -- stream already. A state is: rev (8 bytes), data (8), flags (1), epoch (2).
@@ -77,8 +87,10 @@ local function judge(bucket, field, rev, since, prev, data, flags, name)
   if state and rev <= held then
     -- What nobody could verify proves nothing about what is verified.
     if bit.band(heldFlags, DOUBTFUL) == 0 or bit.band(flags, DOUBTFUL) ~= 0 then
-      count(DUPLICATE, 1)
-      return false
+      local start = startOf(field)
+      local isEarlier = start and rev < start
+      count(isEarlier and EARLIER or DUPLICATE, 1)
+      return isEarlier
     end
     judgement = (rev == held and data == heldData) and DUPLICATE or BROKEN
   elseif state and bit.band(flags, SYNC) ~= 0 then
@@ -106,6 +118,10 @@ local function judge(bucket, field, rev, since, prev, data, flags, name)
     flags = bit.bor(flags, bit.band(heldFlags, UNPROVED))
   end
   if bit.band(flags, UNPROVED) ~= 0 then count(UNPROVEN, 1) end
+  if judgement == START then
+    redis.call('HSET', startsKey(slot), field, rev)
+    redis.call('EXPIRE', startsKey(slot), 2 * startsKept)
+  end
   redis.call('HSET', key, field, rev .. data .. string.char(bit.band(flags, UNPROVED + DOUBTFUL)) .. epoch)
   return judgement ~= DUPLICATE
 end

@@ -99,6 +99,20 @@ test('a rev that is not above the last one is dropped, whichever relay is first'
   expect(await room.bed.redis.mget('c1', 'c2')).toEqual(['4', '3'])
 })
 
+test('what a relay that lags has still to tell of before the start of a repo is no duplicate', async () => {
+  await using room = await aBed()
+  const ahead = await aSource(room.bed, { key: 'c1' })
+  const behind = await aSource(room.bed, { key: 'c2' })
+  await ahead.send(commit(a, 3), commit(a, 4))
+  const found = await behind.send(commit(a, 1), commit(a, 2), commit(a, 3), commit(a, 4))
+  expect(found.counts).toMatchObject({ earlier: 2, duplicate: 2, 'dropped-entries': 2, broken: 0 })
+  expect(await onStream(room.bed.redis)).toEqual([3, 4, 1, 2].map((n) => `${a} ${n}`))
+  expect((await ahead.send(commit(a, 5))).counts).toMatchObject({ continued: 1 })
+  expect(
+    await room.bed.redis.ttl((await room.bed.redis.keys('*:starts:*'))[0] ?? ''),
+  ).toBeGreaterThan(0)
+})
+
 test('a duplicate in the batch of its first copy is dropped, and costs no neighbour its entries', async () => {
   await using room = await aBed()
   const { producer } = await aSource(room.bed)

@@ -49,6 +49,8 @@ export const judgements = [
   'held-back',
   /** Entries of duplicates. */
   'dropped-entries',
+  /** Its rev is below the one at which its repo was met a few hours ago: new all the same. */
+  'earlier',
 ] as const
 export type Judgement = (typeof judgements)[number]
 
