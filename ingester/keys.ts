@@ -3,7 +3,6 @@ import type { Redis } from 'ioredis'
 import pLimit from 'p-limit'
 import { type Account, type Identity, IdentityError } from '../shared/identity.ts'
 import { createKeyStore, type StoredKey } from '../shared/identity-keys.ts'
-import type { Logger } from '../shared/log.ts'
 import { redisFailure } from '../shared/redis.ts'
 import { packKey } from '../shared/repo/signature.ts'
 import { createBudget } from './budget.ts'
@@ -51,13 +50,12 @@ export interface KeysOptions {
   /** How many are kept in memory. */
   cached: number
   signal: AbortSignal
-  log: Logger
   metrics: IngesterMetrics
   now?: () => number
 }
 
 export function createKeys(options: KeysOptions): Keys {
-  const { redis, identity, cached, signal, log, metrics, now = Date.now } = options
+  const { redis, identity, cached, signal, metrics, now = Date.now } = options
   const cache = createKeyCache(cached)
   const store = createKeyStore(redis, now)
   const missing = new Map<string, { until: number; answer: 'none' | 'unavailable' }>()
@@ -99,15 +97,19 @@ export function createKeys(options: KeysOptions): Keys {
     if (saving.length === 1) setImmediate(save)
   }
 
-  /** Whoever is not saved is asked for again after a restart: Redis may be away. */
-  const save = () => {
-    store.put(saving.splice(0)).catch((error: unknown) => {
-      if (redisFailure(error) === 'fault')
-        log.error({ err: error }, 'keys can not be kept in redis')
+  const save = () => void unlessAway(store.put(saving.splice(0)))
+
+  /** While Redis is away nothing is kept: who is missing there is asked for again after a restart. */
+  const unlessAway = (kept: Promise<void>) =>
+    kept.catch((error: unknown) => {
+      if (redisFailure(error) === 'fault') throw error
     })
-  }
 
   const miss = (did: string, answer: 'none' | 'unavailable'): void => {
+    if (answer === 'none' && cache.get(did) !== null) {
+      cache.delete(did)
+      void unlessAway(store.remove([did]))
+    }
     remembered(missing, did, { until: now() + missingMs, answer })
   }
 
@@ -140,21 +142,26 @@ export function createKeys(options: KeysOptions): Keys {
   }
 
   /** One try: nobody else waits for this host, and it gets no other before a minute has passed. */
-  const askHost = (did: string, by: number | null): Promise<Answer> =>
-    hosts(async () => {
-      const deadline =
-        by === null
-          ? signal
-          : AbortSignal.any([signal, AbortSignal.timeout(Math.max(0, by - now()))])
-      try {
-        return await resolve(did, deadline)
-      } catch (error) {
-        if (error instanceof IdentityError)
-          return error.kind === 'unavailable' ? 'unavailable' : 'none'
-        if (deadline.aborted) return 'unavailable'
-        throw error
+  const askHost = async (did: string, by: number | null): Promise<Answer> => {
+    if (by === null) return hosts(() => askOnce(did, signal))
+    const deadline = AbortSignal.any([signal, AbortSignal.timeout(Math.max(0, by - now()))])
+    const late = Promise.withResolvers<Answer>()
+    deadline.addEventListener('abort', () => late.resolve('unavailable'), { once: true })
+    return Promise.race([hosts(() => askOnce(did, deadline)), late.promise])
+  }
+
+  const askOnce = async (did: string, signal: AbortSignal): Promise<Answer> => {
+    if (signal.aborted) return 'unavailable'
+    try {
+      return await resolve(did, signal)
+    } catch (error) {
+      if (error instanceof IdentityError) {
+        return error.kind === 'unavailable' ? 'unavailable' : 'none'
       }
-    })
+      if (signal.aborted) return 'unavailable'
+      throw error
+    }
+  }
 
   const foundOf = (did: string, answer: Answer): Found => {
     if (answer === 'unavailable') {
@@ -220,9 +227,7 @@ export function createKeys(options: KeysOptions): Keys {
       remembered(forgotten, did, clock)
       underWay.delete(did)
       refreshes.renew(did)
-      store.remove([did]).catch((error: unknown) => {
-        if (redisFailure(error) === 'fault') throw error
-      })
+      void unlessAway(store.remove([did]))
     },
   }
 }

@@ -17,6 +17,7 @@ export function createMetrics(registry: Registry) {
   const gaugeBy = <L extends string>(name: string, help: string, ...labelNames: L[]) =>
     new Gauge({ name: `ingester_${name}`, help, labelNames, registers })
 
+  const newest = new Map<string, number>()
   const metrics = {
     // The names of the Rust ingester, without labels.
     firehoseEvents: counter('firehose_events_total', 'Frames received from relays.'),
@@ -98,7 +99,20 @@ export function createMetrics(registry: Registry) {
     discoveredRepos: gauge('discovered_repos', 'Repos found in the lists of hosts.'),
     discoveredHosts: gaugeBy('discovered_hosts', 'Hosts whose lists are read, by state.', 'state'),
     disconnects: counterBy('disconnects_total', 'Connections ended, by reason.', 'reason'),
-    lag: gaugeBy('source_lag_seconds', 'Age of the newest durable event of a host.', 'host'),
+    /** When each host saw its newest event that is durable. */
+    newest,
+    lag: new Gauge({
+      name: 'ingester_source_lag_seconds',
+      help: 'Age of the newest durable event of a host.',
+      labelNames: ['host'],
+      registers,
+      // As it is read: of a relay that is dead it grows.
+      collect() {
+        for (const [host, time] of newest) {
+          this.set({ host }, Math.max(0, (Date.now() - time) / 1_000))
+        }
+      },
+    }),
     position: gaugeBy('source_seq', 'The newest durable position at a host.', 'host', 'stream'),
     append: new Histogram({
       name: 'ingester_append_seconds',
