@@ -3,7 +3,7 @@ import { collections } from '../indexer/collections/index.ts'
 import { createDeriver } from '../indexer/derive.ts'
 import { examine, type Finding } from '../indexer/doctor/doctor.ts'
 import { compileLexicons } from '../indexer/lexicons.ts'
-import { requireTables } from '../indexer/tables.ts'
+import { requireTables, UnfitDatabaseError } from '../indexer/tables.ts'
 import { options } from '../migrations/options.ts'
 import { readConfig } from '../shared/config.ts'
 import { InvalidEventError } from '../shared/errors.ts'
@@ -57,7 +57,7 @@ export const register: Register = (program, context) => {
           log,
           applicationName: 'sluice-doctor',
         })
-        await requireTables(sql, schema)
+        await requireTables(sql, schema).catch(asMistake)
         const names = collections.map(({ nsid }) => nsid)
         const deriver = createDeriver(collections, await compileLexicons(names))
         const scope = () => true
@@ -87,6 +87,10 @@ export const register: Register = (program, context) => {
         return wrong.length > 0 && !repair ? 1 : 0
       }),
     )
+}
+
+function asMistake(error: unknown): never {
+  throw error instanceof UnfitDatabaseError ? new UserError(error.message) : error
 }
 
 /** What was found of each kind, without those of which nothing was. */

@@ -5,16 +5,25 @@ import { migrationFolder, readMigrations } from '../migrations/files.ts'
 import { ownColumns, ownTables } from '../migrations/ours.ts'
 import { type Sql, schemaName } from '../shared/postgres.ts'
 
-/** Throws an Error that says what is missing or in the way, and what to do about it. */
+/** Only an operator can mend this; the message says how. */
+export class UnfitDatabaseError extends Error {
+  override readonly name = 'UnfitDatabaseError'
+}
+
+/** Throws an `UnfitDatabaseError` that says what is missing or in the way, and what to do about it. */
 export async function requireTables(sql: Sql, schema: string): Promise<void> {
   const relations = await relationsOf(sql, schemaName(schema))
   const columns = await columnsOf(sql, schema)
   if (!relations.includes('record')) {
-    throw new Error(`the schema "${schema}" holds no index yet: run \`sluice migrate\` first`)
+    throw new UnfitDatabaseError(
+      `the schema "${schema}" holds no index yet: run \`sluice migrate\` first`,
+    )
   }
   const names = new Set([...relations, ...columns.map(({ table, name }) => `${table}.${name}`)])
   const lacks = (what: readonly string[], command: string) =>
-    new Error(`the schema "${schema}" lacks ${what.join(', ')}: run \`${command}\` first`)
+    new UnfitDatabaseError(
+      `the schema "${schema}" lacks ${what.join(', ')}: run \`${command}\` first`,
+    )
   if (!names.has('sluice_migration')) {
     throw lacks([...ownTables, ...ownColumns].filter(missingIn(names)), 'sluice migrate --adopt')
   }
@@ -29,7 +38,9 @@ export async function requireTables(sql: Sql, schema: string): Promise<void> {
     uniqueKeys: await uniqueKeysOf(sql, schema),
   })
   if (problems.length === 0) return
-  throw new Error(`the schema "${schema}" is not one that we can write: ${problems.join('; ')}`)
+  throw new UnfitDatabaseError(
+    `the schema "${schema}" is not one that we can write: ${problems.join('; ')}`,
+  )
 }
 
 const missingIn = (names: ReadonlySet<string>) => (name: string) => !names.has(name)

@@ -196,6 +196,7 @@ test('an indexer works on it at once, healed or not', async () => {
 })
 
 test('the command tells by its exit code whether something is wrong, and heals when asked', async () => {
+  await using empty = await testDatabase({ migrated: false })
   const env = { DATABASE_URL: database.url, PATH: '' }
   const sluice = (...args: string[]) =>
     new Promise<{ code: number; out: string; err: string }>((resolve) => {
@@ -210,4 +211,8 @@ test('the command tells by its exit code whether something is wrong, and heals w
   )
   expect((await sluice('--repair', '--counts')).code).toBe(0)
   expect(sums(await examine(options()))).toEqual(healthy)
+  env.DATABASE_URL = empty.url
+  const mistaken = await sluice()
+  expect(mistaken.code).toBe(2)
+  expect(mistaken.err).toMatch(/^sluice: .*run `sluice migrate` first\n$/)
 })
