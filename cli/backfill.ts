@@ -13,6 +13,7 @@ import { createLog } from '../shared/log.ts'
 import { isDid, isHandle, isNsid } from '../shared/repo/syntax.ts'
 import { sleep } from '../shared/retry.ts'
 import { firstStream, streams } from '../shared/streams/names.ts'
+import { askRelist } from '../shared/streams/relist.ts'
 import { requestRepos } from '../shared/streams/requests.ts'
 import { act, type Context, examples, type Register, UserError } from './command.ts'
 import { openRedis, redisSettings } from './redis.ts'
@@ -23,6 +24,7 @@ interface Flags {
   host?: string
   collection?: string
   discover?: boolean
+  relist?: boolean
   resync?: boolean
   moveFirst?: boolean
   highWater: number
@@ -51,6 +53,7 @@ export const register: Register = (program, context) => {
     .option('--host <pds>', 'every repo that this host lists')
     .option('--collection <nsid>', 'every repo that has records of a collection, as a relay knows')
     .option('--discover', 'every repo of every host that the relay knows; goes on where it was')
+    .option('--relist', 'have the ingesters read the lists of INGESTER_RELAY_HOSTS again')
     .option('--resync', 'before the bulk list, as repos whose records are in doubt')
     .option(
       '--move-first',
@@ -66,12 +69,14 @@ export const register: Register = (program, context) => {
         'sluice backfill --host morel.us-east.host.bsky.network',
         'sluice backfill --collection app.bsky.feed.generator',
         'sluice backfill --discover',
+        'sluice backfill --relist',
       ]),
     )
     .action(
       act(context, async (accounts: string[], flags: Flags) => {
         const { out, env, signal } = context
-        const lists = [flags.file, flags.host, flags.collection, flags.discover, flags.moveFirst]
+        const { file, host, collection, discover: hosts, relist } = flags
+        const lists = [file, host, collection, hosts, relist, flags.moveFirst]
         const given = lists.filter((value) => value !== undefined).length
         if (given + (accounts.length > 0 ? 1 : 0) !== 1) {
           throw new UserError('give accounts, or one of --file, --host, --collection, --discover')
@@ -81,6 +86,11 @@ export const register: Register = (program, context) => {
         if (flags.moveFirst === true) {
           const moved = await moveFirst(redis, signal)
           out.value({ moved }, () => `moved: ${moved}`)
+          return 0
+        }
+        if (relist === true) {
+          for (const relay of config.relayHosts) await askRelist(redis, relay)
+          out.value({ relist: config.relayHosts }, () => `read again: ${config.relayHosts.join()}`)
           return 0
         }
         if (flags.discover === true) return await discoverAll(redis, config, flags, context)

@@ -3,13 +3,14 @@ import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Registry } from 'prom-client'
 import { describe, expect, test } from 'vitest'
+import { sluice } from '../cli/testing.ts'
 import { decodeRequest } from '../shared/events.ts'
 import { createLog } from '../shared/log.ts'
 import { connectRedis } from '../shared/redis.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
 import { cursorKeys } from '../shared/streams/names.ts'
 import { createProducer } from '../shared/streams/producer.ts'
-import { askRelist, relistAsked } from '../shared/streams/relist.ts'
+import { relistAsked } from '../shared/streams/relist.ts'
 import { startNetwork } from '../simulator/network.ts'
 import { testRedis } from '../test/servers/redis.ts'
 import { createDeadLetters } from './dead-letter.ts'
@@ -144,7 +145,8 @@ describe('the list of repos', () => {
     const cursor = () => redis.get(`repo_backfill:cursor:${network.relay.host}`)
     await expect.poll(cursor, patience).toBe('!ingester-done')
     await network.account({ quiet: true })
-    await askRelist(redis, network.relay.url)
+    const env = { REDIS_URL: room.env['REDIS_URL'] ?? '', INGESTER_RELAY_HOSTS: network.relay.url }
+    expect(await sluice(['backfill', '--relist'], env)).toMatchObject({ code: 0 })
     await expect.poll(() => redis.xlen('repo_backfill'), patience).toBe(3)
     await expect.poll(cursor, patience).toBe('!ingester-done')
     expect(await relistAsked(redis, network.relay.host)).toBe(false)
