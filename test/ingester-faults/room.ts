@@ -4,6 +4,7 @@ import type { LexMap } from '@atproto/lex-data'
 import { Redis } from 'ioredis'
 import { expect } from 'vitest'
 import { type RunningIngester, startIngester } from '../../ingester/testing.ts'
+import { decodeRequest } from '../../shared/events.ts'
 import { cursorKeys, resyncsKey, streams } from '../../shared/streams/names.ts'
 import { compareIds } from '../../shared/streams/state.ts'
 import { readFrame } from '../../simulator/frames.ts'
@@ -41,7 +42,7 @@ export interface FaultRoom extends AsyncDisposable {
    * Waits until all is durable and compares the stream with what the network has told: nothing is
    * lost, nothing is there twice, each repo's order is kept, and at no moment that was looked at was
    * a position ahead of the stream. What is not there must be of a repo that is to be read whole;
-   * gives these, whose number is for the caller to judge.
+   * gives these, each asked for once at most, whose number is for the caller to judge.
    */
   judge(): Promise<string[]>
 }
@@ -139,6 +140,9 @@ export async function openFaultRoom(options: FaultRoomOptions): Promise<FaultRoo
         resyncs,
       )
       await sampler.stop()
+      const requests = await redis.xrange(streams.requests, '-', '+')
+      const asked = requests.map(([, fields]) => decodeRequest(fields).did)
+      expect(asked.filter((did, at) => asked.indexOf(did) < at || !(did in resyncs))).toEqual([])
       return Object.keys(resyncs)
     },
     [Symbol.asyncDispose]: () => resources.disposeAsync(),

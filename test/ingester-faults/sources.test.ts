@@ -157,6 +157,17 @@ const cases: readonly Case[] = [
     told: { ingester_refused_total: 10 },
   },
   {
+    fault: 'commits that the only relay leaves out',
+    faults: ({ network: { relay } }) => [
+      relay.frameFault(commits, { kind: 'drop' }, { times: 6, chance: 0.1, after: 20 }),
+    ],
+    room: { honest: [] },
+    during: async ({ redis }) =>
+      expect.poll(() => redis.xlen('repo_backfill'), patience).toBeGreaterThan(0),
+    resyncs: true,
+    told: { ingester_resyncs_requested_total: 1 },
+  },
+  {
     fault: 'a relay that comes back with lower positions, and nothing of before',
     network: { relays: [{}, { lagMs: 100 }] },
     room: { honest: [1] },
