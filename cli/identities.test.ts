@@ -1,23 +1,12 @@
 /** `sluice identities warm`, as a process, on a simulated directory. */
-import { execFile } from 'node:child_process'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { createKeyStore } from '../shared/identity-keys.ts'
 import { packKey } from '../shared/repo/signature.ts'
 import { startNetwork } from '../simulator/network.ts'
 import { testRedis } from '../test/servers/redis.ts'
-
-const main = fileURLToPath(new URL('./main.ts', import.meta.url))
-
-function sluice(args: readonly string[], env: Record<string, string>) {
-  return new Promise<{ code: number; out: string; err: string }>((resolve) => {
-    execFile(process.execPath, [main, ...args], { env }, (error, out, err) => {
-      resolve({ code: error === null ? 0 : Number(error.code), out, err })
-    })
-  })
-}
+import { sluice } from './testing.ts'
 
 test('every account of the log has its newest key, and the next run reads only what is new', async () => {
   await using network = await startNetwork()
