@@ -94,6 +94,9 @@ describe('two transactions', () => {
   const inviting = aPost({ by: alice, rev: 1 }, mentioning(bob))
   const reply = aReply({ by: bob, rev: 2, to: post })
   const below = aReply({ by: carol, rev: 3, to: reply, root: post })
+  const elsewhere = aPost({ by: carol, rev: 1 })
+  const lost = aReply({ by: bob, rev: 7, to: post, root: elsewhere })
+  const belowLost = aReply({ by: carol, rev: 8, to: lost, root: elsewhere })
   const quote = aQuote({ by: bob, rev: 2, of: post })
   const gate = aThreadGate({ rev: 6, of: post, allow: [] })
   const asking = aThreadGate({ rev: 6, of: post, allow: [aThreadRule('mention')] })
@@ -111,7 +114,7 @@ describe('two transactions', () => {
   const ofOthers: Case[] = [
     ['a reply and its parent', [], [reply], [post]],
     ['a reply and the parent of its parent', [reply], [below], [post]],
-    ['a reply and its parent, which is in no thread', [], [below], [reply]],
+    ['a reply and its parent, which is in no thread', [post, elsewhere], [belowLost], [lost]],
     ['a gate and its post', [], [gate, postGate], [post]],
     ['a gate and a reply', [post], [gate], [reply]],
     ['a reply and its root, which mentions its author', [asking], [reply], [inviting]],

@@ -853,6 +853,18 @@ export const mutations: readonly Mutation[] = [
     ...{ test: interleaving, title: 'a reply that reads what the walk changes' },
   },
   {
+    name: 'rule-undecided',
+    law: orderLaw,
+    words: 'a reply whose parent is not judged yet takes it as it stands',
+    file: 'indexer/rules/reconcile.ts',
+    old: "...asking.map(keyOf('post')),",
+    new: '',
+    ...{
+      test: interleaving,
+      title: 'a reply and its parent, which is in no thread end as one after the other',
+    },
+  },
+  {
     name: 'rule-keys',
     law: orderLaw,
     words: 'a batch leaves no keys to the rules',
@@ -875,8 +887,8 @@ export const mutations: readonly Mutation[] = [
     law: orderLaw,
     words: 'a root that arrives after its replies does not tell whom it mentions',
     file: 'indexer/rules/reconcile.ts',
-    old: "...threads.map(keyOf('thread'))]",
-    new: ']',
+    old: "...threads.map(keyOf('thread')),",
+    new: '',
     ...{ test: threads, title: 'lets in whom the root mentions, also when the root comes last' },
   },
   {
@@ -987,7 +999,7 @@ export const mutations: readonly Mutation[] = [
     name: 'position-after-append',
     law: cursorLaw,
     words: 'the position is stored before the entries',
-    file: 'ingester/follow.ts',
+    file: 'ingester/append-results.ts',
     old: 'const appended = await producer.append({ entries, links, ...position })',
     new: 'await producer.append({ entries: [], ...position })\n    const appended = await producer.append({ entries, links })',
     ...{ test: follow, title: 'at the high-water mark leaves the position where the entries are' },

@@ -301,8 +301,10 @@ async function dependants(
   const told = uris(judged.filter(({ reason }) => reason.depth > 0))
   const answered = new Set(await readAnswered(sql, 'replyParent', told, own))
   // Who reads the old place while this is not committed is not seen from here: he is looked for
-  // after the commit, whether or not somebody answers now.
+  // after the commit, whether or not somebody answers now. Of one that is new he knows that it is
+  // undecided, and asks again.
   for (const uri of uris(judged.filter(hasMoved))) answered.add(uri)
+  const asking = uris(judged.filter(({ post, reason }) => reason.isNew && post.parentIsUndecided))
   // A gate that lets in whom the root mentions could not be judged without the root.
   const asked = own.filter((uri) => gates.get(uri)?.allow?.mentioned)
   const threads = await readAnswered(sql, 'replyRoot', asked, own)
@@ -314,7 +316,12 @@ async function dependants(
       const { quiet = true, depth = 0 } = reasons.get(key) ?? {}
       return { kind, key, after: null, depth, quiet }
     }
-  return [...[...answered].map(keyOf('replies')), ...threads.map(keyOf('thread'))]
+  return [
+    ...[...answered].map(keyOf('replies')),
+    ...threads.map(keyOf('thread')),
+    ...asking.map(keyOf('post')),
+  ]
 }
 
-const hasMoved = ({ post, isMisplaced }: Judged) => (post.invalidReplyRoot === true) !== isMisplaced
+const hasMoved = ({ post, reason, isMisplaced }: Judged) =>
+  !reason.isNew && (post.invalidReplyRoot === true) !== isMisplaced

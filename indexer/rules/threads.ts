@@ -20,6 +20,8 @@ export interface PostFacts {
   parentIsThere: boolean
   parentRoot: string | null
   parentIsInvalid: boolean | null
+  /** Its key is still there: nobody can say yet whether it is in its place. */
+  parentIsUndecided: boolean
   /** The post that it quotes, and the record of that post's gate. */
   quoted: string | null
   quoteGate: string | null
@@ -30,10 +32,12 @@ export async function readPosts(sql: Transaction, uris: readonly string[]): Prom
     `select p.uri, p.cid, p.creator, p."sortAt", r.json, p."replyRoot", p."replyParent",
        p."invalidReplyRoot", p."violatesThreadGate", p."violatesEmbeddingRules",
        parent.uri is not null as "parentIsThere", parent."replyRoot" as "parentRoot",
-       parent."invalidReplyRoot" as "parentIsInvalid", q.subject as quoted, qr.json as "quoteGate"
+       parent."invalidReplyRoot" as "parentIsInvalid", k.key is not null as "parentIsUndecided",
+       q.subject as quoted, qr.json as "quoteGate"
      from post p
      left join record r on r.uri = p.uri
      left join post parent on parent.uri = p."replyParent"
+     left join reconcile k on k.kind = 'post' and k.key = p."replyParent"
      left join quote q on q.uri = p.uri
      left join post_gate g on g."postUri" = q.subject
      left join record qr on qr.uri = g.uri
