@@ -132,6 +132,9 @@ export function createUnproved(options: UnprovedOptions): Unproved {
       full = true
     },
     async run(until = signal) {
+      const over = new Promise<void>((resolve) => {
+        until.addEventListener('abort', () => resolve(), { once: true })
+      })
       while (!until.aborted) {
         let cursor = '0'
         do {
@@ -141,7 +144,9 @@ export function createUnproved(options: UnprovedOptions): Unproved {
           const entries = list.flatMap((did, index) =>
             index % 2 === 0 ? [[did, list[index + 1] ?? '']] : [],
           )
-          await Promise.all(entries.map(([did = '', text = '']) => conclude(did, text)))
+          const concluded = entries.map(([did = '', text = '']) => conclude(did, text))
+          // A key may not come for hours: the stop does not wait for it.
+          await Promise.race([Promise.all(concluded), over])
         } while (cursor !== '0' && !until.aborted)
         await sleep(options.roundMs ?? roundMs, until)
       }

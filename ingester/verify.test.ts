@@ -238,6 +238,20 @@ describe('what passed without its key', () => {
     expect(verifier.wanted).toEqual([])
   })
 
+  test('waits for its key without holding up the end', async () => {
+    await using dark = await aVerifierInTheDark()
+    const [commit] = dark.commits
+    if (commit === undefined) throw new Error('no commit was recorded')
+    await dark.verifier.translate(commit)
+    const stop = new AbortController()
+    const running = dark.verifier.unproved.run(stop.signal)
+    const listed = async () => (await dark.verifier.metrics.unproved.get()).values[0]?.value
+    await expect.poll(listed).toBe(1)
+    stop.abort()
+    await running
+    expect(await dark.list()).toHaveProperty(commit.did)
+  })
+
   test('and was not what its account signed is reported, and its repo read anew', async () => {
     await using dark = await aVerifierInTheDark({ forged: true })
     const { verifier, commits } = dark
