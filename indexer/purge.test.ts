@@ -4,6 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { AccountEvent, Event } from '../shared/events.ts'
 import { createIdentity, type Identity } from '../shared/identity.ts'
 import { createFetch } from '../shared/identity-fetch.ts'
+import { tidTime } from '../shared/repo/tid.ts'
 import { type Network, startNetwork } from '../simulator/network.ts'
 import type { Hosted } from './hosted.ts'
 import { keepPurging, type PurgeOptions, type PurgePoint, purgeOne } from './purge.ts'
@@ -252,6 +253,14 @@ describe('an account whose PDS confirms that it is deleted', () => {
       { did: gone, upstreamStatus: null },
     ])
     expect(await rows('select "repoRev" from actor_sync')).toEqual([{ repoRev: tid(1) }])
+  })
+
+  test('is not shut out for years by a deletion that is dated in the future', async () => {
+    const gone = await aDeletedAccount()
+    await indexer.apply([anAccount(gone, '2999-01-01T00:00:00.000Z', 'deleted')])
+    await purgeAll()
+    const [row] = await rows('select "purgedRev" from repo_sync')
+    expect(tidTime(String(row?.['purgedRev']))).toBeLessThanOrEqual(Date.now())
   })
 
   test('keeps what is newer than its deletion', async () => {

@@ -130,7 +130,9 @@ async function confirm(options: PurgeOptions, did: string): Promise<boolean> {
       [did],
     )
     if (asked === undefined) return false
-    const ended = tidOf(Date.parse(asked.since) * 1_000)
+    // A wrong clock must not shut the account out for years.
+    const since = Math.min(Math.max(0, Date.parse(asked.since)), Date.now())
+    const ended = tidOf(since * 1_000)
     const fence = [ended, asked.rev ?? '', asked.stored ?? ''].sort().at(-1) ?? ended
     // A snapshot with nothing in it: the engine lets no older event past, as after any snapshot.
     await tx.unsafe(
