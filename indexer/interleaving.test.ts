@@ -182,6 +182,28 @@ describe.each(rulePoints)('a walk held when it has %s', (point) => {
   })
 })
 
+test('a walk whose key is touched between its guess and its lock finds who came meanwhile', async () => {
+  const post = aPost({ by: alice, rev: 1 })
+  const quote = aQuote({ by: bob, rev: 2, of: post })
+  const open = aPostGate({ rev: 3, of: post, open: true })
+  const closed = aPostGate({ rev: 4, of: post, update: true })
+  await indexer.applyEach([post, open, quote, closed])
+  const expected = await dump(indexer.sql)
+  await clear()
+  await indexer.apply([post])
+  const dying = indexer.applyWith({
+    probe: async (point) => {
+      if (point === 'reconcile-begun') throw new Error('killed')
+    },
+  })
+  const meanwhile = async () => {
+    await indexer.applyWith({})([quote])
+    await expect(dying([closed])).rejects.toThrow('killed')
+  }
+  await meet(applying([open]), meanwhile, 'reconcile-begun')
+  expect(await dump(indexer.sql)).toEqual(expected)
+})
+
 test('batches that count at the same posts in opposite orders do not deadlock', async () => {
   const x = aPost({ by: alice, rev: 1 })
   const y = aPost({ by: alice, rev: 2 })

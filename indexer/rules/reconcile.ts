@@ -23,7 +23,7 @@ import {
   readKeptOut,
   readPosts,
 } from './threads.ts'
-import { readAnswered, readPages } from './walks.ts'
+import { type Page, readAnswered, readPages } from './walks.ts'
 
 /** Where a test may hold a reconciliation. */
 export type RulePoint = 'reconcile-begun' | 'reconcile-locked' | 'reconcile-read' | 'reconciled'
@@ -68,18 +68,18 @@ export async function reconcile(options: ReconcileOptions, keys: readonly Key[])
   const { sql, schema, statementTimeoutMs, probe } = options
   if (keys.length === 0) return []
   return inTransaction(sql, { schema, statementTimeoutMs }, async (sql) => {
+    const guessed = await readPages(sql, keys)
     await probe('reconcile-begun')
-    const pages = await readPages(sql, keys)
-    const posts = [...keys.map(({ key }) => key), ...pages.flatMap(({ uris }) => uris)]
-    await lockAuthors(sql, posts)
+    const posts = [...keys.map(({ key }) => key), ...guessed.flatMap(({ uris }) => uris)]
+    const locked = await lockAuthors(sql, posts)
     await probe('reconcile-locked')
-    const taken = new Map((await takeKeys(sql, keys)).map((key) => [idOf(key), key]))
-    const walked = pages.flatMap((page) => {
-      const key = taken.get(idOf(page.key))
-      return key === undefined ? [] : [{ ...page, key }]
-    })
-    const reasons = reasonsOf([...taken.values()], walked)
-    await showGates(sql, [...taken.values()])
+    const taken = await takeKeys(sql, keys)
+    // Read again: a key that was touched since the guess asks for who came since the guess as well.
+    const pages = await readPages(sql, taken)
+    const isLocked = ({ uris }: Page) => uris.every((uri) => locked.has(authorOf(uri)))
+    const walked = pages.filter(isLocked)
+    const reasons = reasonsOf(taken, walked)
+    await showGates(sql, taken)
     const { judged, gates } = await judge(sql, reasons)
     await probe('reconcile-read')
 
@@ -87,7 +87,11 @@ export async function reconcile(options: ReconcileOptions, keys: readonly Key[])
     await writeFlags(sql, judged, deltas)
     await tell(sql, judged, gates)
     const left = new Keys()
-    for (const { key, next } of walked) if (next !== null) left.put({ ...key, after: next })
+    for (const page of pages) {
+      const { key, next } = page
+      if (!isLocked(page)) left.put(key)
+      else if (next !== null) left.put({ ...key, after: next })
+    }
     for (const key of await dependants(sql, judged, gates)) left.put(key)
     await putKeys(sql, left.all())
     await addCounts(sql, deltas, { post_agg: [replyCount.column], profile_agg: [] })
@@ -96,10 +100,11 @@ export async function reconcile(options: ReconcileOptions, keys: readonly Key[])
   })
 }
 
-const idOf = ({ kind, key }: Pick<Key, 'kind' | 'key'>) => `${kind} ${key}`
-
-/** Locks the repos of the posts, in the order in which batches lock theirs. */
-async function lockAuthors(sql: Transaction, uris: readonly string[]): Promise<void> {
+/** Locks the repos of the posts, in the order in which batches lock theirs; returns their accounts. */
+async function lockAuthors(
+  sql: Transaction,
+  uris: readonly string[],
+): Promise<ReadonlySet<string>> {
   const dids = [...new Set(uris.map(authorOf))].sort(compareText)
   // The row is locked though its update is not done.
   await sql.unsafe(
@@ -107,16 +112,11 @@ async function lockAuthors(sql: Transaction, uris: readonly string[]): Promise<v
      on conflict (did) do update set did = excluded.did where false`,
     [dids],
   )
-}
-
-interface Walked {
-  key: Key
-  uris: readonly string[]
-  next: string | null
+  return new Set(dids)
 }
 
 /** Every post that is looked at; of several reasons the stronger part of each counts. */
-function reasonsOf(keys: readonly Key[], walked: readonly Walked[]): Map<string, Reason> {
+function reasonsOf(keys: readonly Key[], walked: readonly Page[]): Map<string, Reason> {
   const reasons = new Map<string, Reason>()
   const add = (uri: string, reason: Reason) => {
     const known = reasons.get(uri) ?? { ...reason, isNew: false, decides: false, depth: 0 }
