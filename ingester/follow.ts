@@ -7,16 +7,16 @@
  * position before which nothing is left. So only what is durable moves the position, what waits for
  * an identity holds no other repo, and a full Redis stops the intake, the socket, the host.
  */
-import { hash } from 'node:crypto'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { crashPoint } from '../shared/crash-point.ts'
 import type { Logger } from '../shared/log.ts'
 import type { Part } from '../shared/metrics.ts'
 import { sleep } from '../shared/retry.ts'
-import type { PlacedLink } from '../shared/streams/chain.ts'
 import type { GapReason } from '../shared/streams/gaps.ts'
-import { type Appended, type Producer, RewoundError } from '../shared/streams/producer.ts'
+import { type Producer, RewoundError } from '../shared/streams/producer.ts'
 import { runTogether } from '../shared/worker.ts'
+import { appendResults, type Mark } from './append-results.ts'
+import { type BrokenFrames, createBrokenFrames } from './broken-frames.ts'
 import { type ClockWatch, createClockWatch } from './chain-clock.ts'
 import { createPositions, type Positions } from './chain-positions.ts'
 import { type DeadLetters, frameFields } from './dead-letter.ts'
@@ -30,7 +30,6 @@ import {
 } from './frame.ts'
 import type { Host } from './host.ts'
 import type { IngesterMetrics } from './metrics.ts'
-import { createRecent } from './recent.ts'
 import { createReconnect } from './reconnect.ts'
 import { ConnectionError, openSocket, type Socket } from './socket.ts'
 import type { Translate, Translation } from './verify.ts'
@@ -38,13 +37,6 @@ import { createWindow, type Window } from './window.ts'
 
 /** A broken frame may be the connection's fault so often; then it is the frame's. */
 const framesTries = 3
-/** With nothing to append, Redis is asked so often whether it still has what we appended. */
-const idleCheckMs = 5_000
-/** A batch that has begun waits so long for what is being proved: one look-up must not hold it. */
-const lingerMs = 10
-const brokenRemembered = 1_000
-/** Frames of one append: some 2 ms of Redis's one thread. */
-const maxBatchBytes = 4_000_000
 const windowLimits = { count: 4_000, bytes: 64_000_000 }
 /** Decoding and proving hold the thread: so often others get their turn. */
 const breatheEvery = 32
@@ -101,12 +93,6 @@ interface Ending {
     | 'stopped'
   detail: string
   waitMs: number
-}
-
-/** A position, and when its host saw what stands there. */
-interface Mark {
-  seq: number
-  time: string | null
 }
 
 /** Runs until the signal aborts. Throws `FencedError`, and what is a bug. */
@@ -414,108 +400,6 @@ function refuseStale(intake: Intake, message: Message, seq: number, last: number
   if (seen.stale) return
   seen.stale = true
   log.error({ seq, last }, 'the positions of the host do not go forward: such frames are refused')
-}
-
-/** Appends batches until the window has ended. Throws what `append` throws. */
-async function appendResults(
-  options: FollowOptions,
-  window: Window<Translation, Mark>,
-  onTaken: () => number,
-): Promise<void> {
-  const { producer, host, stream, batchSize, batchTimeoutMs, metrics, onAppended } = options
-  const { onProgress = () => {}, now = Date.now } = options
-  const limits = {
-    most: batchSize,
-    bytes: maxBatchBytes,
-    waitMs: Math.min(batchTimeoutMs, lingerMs),
-    idleMs: idleCheckMs,
-  }
-  for (;;) {
-    const batch = await window.take(limits)
-    if (batch === null) return
-    const inMemory = onTaken()
-    const { results, mark } = batch
-    const { entries, links } = placed(results)
-    const stop = metrics.append.startTimer()
-    if (results.length > 0) crashPoint('ingester.before-append', stream)
-    const position = mark === null ? {} : { cursor: String(mark.seq), time: mark.time }
-    const appended = await producer.append({ entries, links, ...position })
-    if (results.length === 0) {
-      if (inMemory === 0) onProgress(now() - idleCheckMs)
-      continue
-    }
-    crashPoint('ingester.appended', stream)
-    stop()
-    for (const { onDurable } of results) onDurable?.()
-    await tell(options, appended)
-    onAppended(entries.length - (appended.counts['dropped-entries'] ?? 0))
-    if (mark === null) continue
-    metrics.position.set({ host: host.name, stream }, mark.seq)
-    if (mark.time !== null) {
-      const time = Date.parse(mark.time)
-      onProgress(time)
-      metrics.newest.set(host.name, time)
-    }
-  }
-}
-
-/** The entries of all results, and where among them each link has its own. */
-function placed(results: readonly Translation[]) {
-  const entries: Translation['entries'][number][] = []
-  const links: PlacedLink[] = []
-  let before = 0
-  for (const { entries: own, link } of results) {
-    entries.push(...own)
-    if (link === undefined) before += own.length
-    else {
-      links.push({ link, before, own: own.length })
-      before = 0
-    }
-  }
-  return { entries, links }
-}
-
-/** Counts what the chains of a batch were found to be. */
-async function tell(options: FollowOptions, { counts, broken }: Appended): Promise<void> {
-  const { log, metrics, openGap } = options
-  for (const [judgement, count = 0] of Object.entries(counts)) {
-    if (count > 0) metrics.chain.inc({ judgement }, count)
-  }
-  for (const did of broken) log.debug({ did }, 'the chain of a repo is broken: it is read whole')
-  if (!counts['held-back']) return
-  // Once a time is enough: the gap stands open until a pass has found them all.
-  await openGap({ reason: 'resyncs', from: null, to: null })
-  log.error({ count: counts['held-back'] }, 'too many resyncs are under way: more repos must wait')
-}
-
-/** Frames that could not be decoded, by their bytes and the position before them. */
-interface BrokenFrames {
-  /** Counts a try, and gives how many there were. */
-  count(frame: Uint8Array, after: number | null): number
-  setAside(frame: Uint8Array, after: number | null): void
-  isAside(frame: Uint8Array, after: number | null): boolean
-}
-
-function createBrokenFrames(): BrokenFrames {
-  const tries = new Map<string, number>()
-  const aside = createRecent(brokenRemembered)
-  const nameOf = (frame: Uint8Array, after: number | null) => `${after} ${hash('sha256', frame)}`
-  return {
-    count(frame, after) {
-      const name = nameOf(frame, after)
-      const count = (tries.get(name) ?? 0) + 1
-      // A host that breaks another frame at each try must not fill the memory.
-      if (tries.size >= brokenRemembered) tries.clear()
-      tries.set(name, count)
-      return count
-    },
-    setAside(frame, after) {
-      const name = nameOf(frame, after)
-      tries.delete(name)
-      aside.add(name)
-    },
-    isAside: (frame, after) => aside.has(nameOf(frame, after)),
-  }
 }
 
 function kindOf(message: Message): string {

@@ -1,10 +1,11 @@
 -- Appends a batch with its cursor and the chain states of its repos, exactly once, by whoever holds
 -- the fence.
 --
--- KEYS  stream, session, [fence], cursor..., [chain, resyncs, waiting]
+-- KEYS  stream, session, [fence], cursor..., [chain, resyncs, waiting, gaps]
 -- ARGV  batch number, seconds that a session is kept, fence token or '', how many cursor keys,
 --       cursor kind or '', cursor, time of the cursor's event or '',
 --       most resyncs under way or '' where no chain is kept, links (chain.ts, `packLinks`),
+--       the source as the ledger of gaps names it, the time,
 --       then for each entry: how many fields follow, the fields
 -- Gives {'appended', last id, counts of `judgements` in their order, dids whose chain is broken},
 --       {'again', last id}, {'fenced', holder}, {'rewound', last id of the stream}
@@ -27,7 +28,7 @@ local number, token, kind, cursor = tonumber(ARGV[1]), ARGV[3], ARGV[5], ARGV[6]
 local cursors = token == '' and 3 or 4
 local chain = cursors + tonumber(ARGV[4])
 local most, links = tonumber(ARGV[8]), ARGV[9]
-local at = 10
+local at = 12
 
 if token ~= '' then
   local holder = redis.call('GET', KEYS[3])
@@ -75,6 +76,13 @@ local function startOf(field)
   return redis.call('HGET', startsKey(slot), field) or redis.call('HGET', startsKey(slot - 1), field)
 end
 
+-- A pass that begins from now on is to find the repos whose resync had no room.
+local function openGap()
+  local host = ARGV[10]
+  local gap = {stream = stream, host = host, reason = 'resyncs', opened_at = ARGV[11]}
+  redis.call('HSET', KEYS[chain + 3], stream .. ' ' .. host .. ' resyncs ', cjson.encode(gap))
+end
+
 -- Judges one link against the state of its repo and moves that; false when what it brings is on the
 -- stream already. A state is: rev (8 bytes), data (8), flags (1), epoch (2).
 local function judge(bucket, field, rev, since, prev, data, flags, name)
@@ -110,6 +118,7 @@ local function judge(bucket, field, rev, since, prev, data, flags, name)
     if not wantResync(KEYS[chain + 1], KEYS[chain + 2], most, did, wanted) then
       -- The state stays, so that the next commit, or a pass over the list of repos, asks again.
       count(HELD_BACK, 1)
+      openGap()
       return true
     end
   end

@@ -365,6 +365,7 @@ test('at the bound of resyncs the state stays behind, so that the next commit as
   const found = await send(commit(a, 5), commit(b, 5))
   expect(found.counts).toMatchObject({ broken: 2, 'held-back': 1 })
   expect(await readRevs(redis, [a, b])).toEqual([revOf(5), revOf(1)])
+  expect(await readGaps(redis)).toMatchObject([{ reason: 'resyncs', from: null, closed_at: null }])
   await endResyncs(redis, [a])
   expect((await send(commit(b, 6))).counts).toMatchObject({ broken: 1, 'held-back': 0 })
   expect(await redis.hkeys('ingester:resyncs')).toEqual([b])

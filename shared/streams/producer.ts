@@ -134,7 +134,7 @@ export async function createProducer(options: ProducerOptions): Promise<Producer
   const wait = createWait(options)
   await settled(redis, signal)
   const cursorKeys = await existingKeys(options)
-  const chainKeys = chain === undefined ? [] : [chainKey, resyncsKey, resyncsWaitingKey]
+  const chainKeys = chain === undefined ? [] : [chainKey, resyncsKey, resyncsWaitingKey, gapsKey]
   const fixedKeys = [...(fence === undefined ? [] : [fence.key]), ...cursorKeys, ...chainKeys]
   const most = chain === undefined ? '' : (chain.most ?? mostResyncs)
   let session = randomUUID()
@@ -149,9 +149,10 @@ export async function createProducer(options: ProducerOptions): Promise<Producer
     const head = [number + 1, sessionSeconds, fence?.token ?? '', cursorKeys.length]
     const position = [kind, value ?? '', time ?? '']
     const packed = links.length === 0 ? '' : packLinks(links)
+    const source = [chain?.host ?? '', new Date().toISOString()]
     const fields = entries.flatMap((entry) => [entry.length, ...entry])
     return (await throughOutages(
-      () => append(redis, keys, [...head, ...position, most, packed, ...fields]),
+      () => append(redis, keys, [...head, ...position, most, packed, ...source, ...fields]),
       signal,
       wait.because,
     )) as Reply
