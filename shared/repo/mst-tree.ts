@@ -25,6 +25,8 @@ export interface Tree {
   set(key: string, cid: Cid): Cid | null
   /** Removes a record and gives what was there, or null when there was none. */
   delete(key: string): Cid | null
+  /** The root alone, as text. */
+  root(): string
   /** The root as text, and the blocks of nodes made since the last call: the caller keeps them. */
   write(): { root: string; blocks: Map<string, Uint8Array> }
 }
@@ -52,11 +54,11 @@ export function openTree(root: Cid | string | null, blocks: Blocks): Tree {
       top = remove(top, key, blocks)
       return before
     },
+    root: () => rootOf(top, blocks, () => {}),
     write() {
       const written = new Map<string, Uint8Array>()
-      const trimmed = trim(top ?? emptyNode(), blocks)
-      const root = trimmed instanceof Cid ? trimmed : writeNode(trimmed, written)
-      return { root: root.toString(), blocks: written }
+      const keep: Keep = (cid, bytes) => written.set(cid.toString(), bytes)
+      return { root: rootOf(top, blocks, keep), blocks: written }
     },
   }
 }
@@ -82,7 +84,7 @@ export function invertOps(root: Cid | string, blocks: Blocks, ops: readonly Reco
   if (paths.size !== ops.length) throw mismatch('two ops of one commit on one record')
   const tree = openTree(root, blocks)
   for (const op of inOrderOfInversion(ops)) invert(tree, op)
-  return tree.write().root
+  return tree.root()
 }
 
 /**
@@ -445,12 +447,24 @@ function trim(top: Node, blocks: Blocks): Node | Cid {
   return node
 }
 
-function writeNode(node: Node, out: Map<string, Uint8Array>): Cid {
+/** Told of each node that was made. */
+type Keep = (cid: Cid, bytes: Uint8Array) => void
+
+function rootOf(top: Node | null, blocks: Blocks, keep: Keep): string {
+  const trimmed = trim(top ?? emptyNode(), blocks)
+  return (trimmed instanceof Cid ? trimmed : writeNode(trimmed, keep)).toString()
+}
+
+function writeNode(node: Node, keep: Keep): Cid {
   if (node.cid) return node.cid
-  for (const [slot, kid] of node.kids.entries()) {
-    if (kid) writeNode(kid, out).copyTo(node.bytes, linkAt(node, slot) + linkHeadLength)
+  const { bytes, kids } = node
+  for (let slot = 0; slot < kids.length; slot++) {
+    const kid = kids[slot]
+    // Of a kid that was only read the link is there.
+    if (kid === undefined || kid.cid !== null) continue
+    writeNode(kid, keep).copyTo(bytes, linkAt(node, slot) + linkHeadLength)
   }
-  node.cid = linkOf(node.bytes)
-  out.set(node.cid.toString(), node.bytes)
+  node.cid = linkOf(bytes)
+  keep(node.cid, bytes)
   return node.cid
 }
