@@ -22,6 +22,8 @@ export interface FollowingOptions {
   /** Frames a second; 0: as many as are read. */
   rate: number
   rounds?: number
+  /** Of each round; all without it. */
+  frames?: number
   /** More settings of the ingester. */
   env?: Record<string, string>
 }
@@ -51,7 +53,7 @@ export interface Following extends AsyncDisposable {
 }
 
 export async function startFollowing(options: FollowingOptions): Promise<Following> {
-  const { path, rate, rounds = 1, env = {} } = options
+  const { path, rate, rounds = 1, frames = 0, env = {} } = options
   const resources = new AsyncDisposableStack()
   const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
   resources.defer(() => rm(folder, { recursive: true, force: true }))
@@ -60,7 +62,7 @@ export async function startFollowing(options: FollowingOptions): Promise<Followi
   resources.defer(() => server.stop())
   const network = resources.use(await startNetwork())
   for (const document of documentsOf(path)) network.plc.serve(document)
-  const replay = fork(['bench/replay.ts', path, String(rate), String(rounds)], {})
+  const replay = fork(['bench/replay.ts', path, String(rate), String(rounds), String(frames)], {})
   resources.defer(() => ended(replay))
   const [{ address, messages }] = (await once(replay, 'message')) as [
     { address: AddressInfo; messages: number },

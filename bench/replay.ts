@@ -1,6 +1,6 @@
 /**
  * A relay that does nothing but send a file of frames, so that it costs its readers little:
- * `node bench/replay.ts <file> [frames a second] [rounds]`. Tells its parent where it listens, and
+ * `node bench/replay.ts <file> [frames a second] [rounds] [frames]`. Tells its parent where it listens, and
  * at last when each frame of the last round was sent.
  */
 import { createHash } from 'node:crypto'
@@ -68,10 +68,21 @@ async function send(socket: Socket, messages: readonly Message[], rate: number, 
         sent += 1
       }
       const chunk = Buffer.concat(some.map(({ bytes }) => bytes))
-      if (!socket.write(chunk)) await once(socket, 'drain')
+      if (!socket.write(chunk)) await drainedOrClosed(socket)
+      if (socket.destroyed) return sentAt
     }
   }
   return sentAt
+}
+
+function drainedOrClosed(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    const settle = () => {
+      socket.off('drain', settle).off('close', settle)
+      resolve()
+    }
+    socket.on('drain', settle).on('close', settle)
+  })
 }
 
 function accept(request: string): string {
@@ -83,8 +94,9 @@ function accept(request: string): string {
   return [...head, `Sec-WebSocket-Accept: ${answer}`, '', ''].join('\r\n')
 }
 
-async function main([path = '', rate = '0', rounds = '1']: string[]): Promise<void> {
-  const messages = messagesOf(await readFile(path))
+async function main([path = '', rate = '0', rounds = '1', most = '0']: string[]): Promise<void> {
+  const all = messagesOf(await readFile(path))
+  const messages = most === '0' ? all : all.slice(0, Number(most))
   const server = createServer(async (socket) => {
     socket.on('error', () => {}) // The reader has left.
     const [request] = (await once(socket, 'data')) as [Buffer]
