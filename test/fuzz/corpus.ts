@@ -1,5 +1,7 @@
 /** What the fuzz begins with: real frames and those of a simulated network, and who can sign for whom. */
 import type { Keypair } from '@atproto/crypto'
+import { messageFrame } from '../../simulator/frames.ts'
+import type { Label } from '../../simulator/labeler.ts'
 import { createWorld } from '../../simulator/living.ts'
 import { startNetwork } from '../../simulator/network.ts'
 import { type Curve, createKey } from '../../simulator/registrar.ts'
@@ -12,6 +14,8 @@ export interface Corpus {
   sources: readonly Source[]
   /** By DID, as `did:key:…`. Who is not in it can't be resolved. */
   signingKeys: ReadonlyMap<string, string>
+  /** Of labelers, likewise. */
+  labelKeys: ReadonlyMap<string, string>
   truth: Truth
 }
 
@@ -35,7 +39,7 @@ export async function openCorpus(): Promise<Corpus> {
     }
     recorded.push(...sharedFrames(`${path}.frames.bin`))
   }
-  const { frames, keys } = await simulated()
+  const { frames, keys, labels, labelKeys } = await simulated()
   for (const [did, { key, handle }] of keys) {
     if (handle !== unknownHandle) signingKeys.set(did, key.did())
   }
@@ -43,7 +47,8 @@ export async function openCorpus(): Promise<Corpus> {
     ...recorded.map((frame) => sourceOf(frame)),
     ...frames.map((frame) => sourceOf(frame, (did) => keys.get(did)?.key ?? null)),
   ]
-  return { sources, signingKeys, truth: createTruth(sources, (did) => signingKeys.has(did)) }
+  const truth = createTruth(sources, labels, (did) => signingKeys.has(did))
+  return { sources, signingKeys, labelKeys, truth }
 }
 
 interface Scenario {
@@ -69,5 +74,20 @@ async function simulated() {
     if (key === undefined) throw new Error(`the key of ${handle} is another`)
     keys.set(did, { key, handle })
   }
-  return { frames: network.relay.frames(), keys }
+  const { did, labels } = network.labeler
+  const key = network.directory.document(did)?.verificationMethod?.[0]?.['publicKeyMultibase']
+  return {
+    frames: [...network.relay.frames(), ...labelFrames(labels)],
+    keys,
+    labels,
+    labelKeys: new Map([[did, `did:key:${key}`]]),
+  }
+}
+
+/** Messages of one to three labels each. */
+function labelFrames(labels: readonly Label[]): Uint8Array[] {
+  return labels.map((_, at) => {
+    const some = labels.slice(at, at + 1 + (at % 3))
+    return messageFrame('#labels', { seq: at + 1, labels: some.map((label) => ({ ...label })) })
+  })
 }

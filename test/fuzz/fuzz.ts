@@ -5,8 +5,10 @@ import { runInNewContext } from 'node:vm'
 import { Registry } from 'prom-client'
 import { droppedOps, refusals } from '../../ingester/commit.ts'
 import { decodeFrame, FrameError, malformations } from '../../ingester/frame.ts'
+import { createLabelTranslation } from '../../ingester/labeler.ts'
 import { createMetrics } from '../../ingester/metrics.ts'
 import { createVerifier } from '../../ingester/verify.ts'
+import { IdentityError } from '../../shared/identity.ts'
 import { createLog } from '../../shared/log.ts'
 import { CborError, cborCodes } from '../../shared/repo/cbor.ts'
 import { createRandom } from '../../simulator/random.ts'
@@ -22,6 +24,8 @@ export const allReasons: readonly string[] = [
   ...droppedOps.map((reason) => `dropped ${reason}`),
   ...malformations.map((field) => `malformed ${field}`),
   ...cborCodes.map((code) => `frame ${code}`),
+  'label invalid',
+  'label signature',
   'frame too large',
   'frame no map',
 ]
@@ -129,7 +133,7 @@ interface Subject extends Disposable {
   count(): Promise<void>
 }
 
-/** A verifier of its own, which resolves whom the corpus knows. */
+/** A relay's and a labeler's verification of its own, which resolves whom the corpus knows. */
 function openSubject(corpus: Corpus, reasons: Map<string, number>, mode: 'full' | 'none'): Subject {
   const stopping = new AbortController()
   const metrics = createMetrics(new Registry())
@@ -147,6 +151,19 @@ function openSubject(corpus: Corpus, reasons: Map<string, number>, mode: 'full' 
     log: createLog('ingester', 'silent'),
     metrics,
   })
+  const translateLabels = createLabelTranslation({
+    identity: {
+      async resolve(did) {
+        const labelKey = corpus.labelKeys.get(did)
+        if (labelKey === undefined) throw new IdentityError('not-found', 'nobody')
+        return { did, handle: null, pds: null, signingKey: null, labelKey }
+      },
+    },
+    deadLetters: { write: async () => {} },
+    signal: stopping.signal,
+    log: createLog('ingester', 'silent'),
+    metrics,
+  })
   return {
     async take(frame) {
       const message = decoded(frame)
@@ -155,13 +172,14 @@ function openSubject(corpus: Corpus, reasons: Map<string, number>, mode: 'full' 
         return []
       }
       if (message.type === 'malformed') add(reasons, `malformed ${message.reason}`)
-      const { entries } = await translate(message)
+      const { entries } = await (message.type === 'labels' ? translateLabels : translate)(message)
       return entries.map(([, json = '']) => JSON.parse(String(json)) as WireEvent)
     },
     async count() {
       const counters = [
         ['refused', metrics.refused],
         ['dropped', metrics.droppedOps],
+        ['label', metrics.droppedLabels],
       ] as const
       for (const [name, counter] of counters) {
         for (const { labels, value } of (await counter.get()).values) {

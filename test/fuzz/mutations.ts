@@ -1,6 +1,6 @@
 /** Ways to spoil a frame: its bytes, its fields, its blocks, its ops, and what its account signs. */
 import { encode } from '@atproto/lex-cbor'
-import type { LexMap, LexValue } from '@atproto/lex-data'
+import { isLexMap, type LexMap, type LexValue } from '@atproto/lex-data'
 import { formatTid } from '../../simulator/clock.ts'
 import { messageFrame } from '../../simulator/frames.ts'
 import type { Random } from '../../simulator/random.ts'
@@ -126,6 +126,32 @@ const fieldMutations: readonly Mutation[] = [
   },
 ]
 
+const labelMutations: readonly Mutation[] = [
+  {
+    name: 'a label says something else',
+    weight: 6,
+    make: (source, random) => {
+      const { labels } = source.body
+      const list = Array.isArray(labels) ? labels.filter(isLexMap) : []
+      const [label] = list
+      if (label === undefined) return null
+      const field = random.pick(['ver', 'src', 'uri', 'cid', 'val', 'neg', 'cts', 'exp', 'sig'])
+      const other = random.chance(0.3) ? (list.at(-1)?.[field] ?? null) : junk(random, source)
+      return changed(source, { labels: [{ ...label, [field]: other }, ...list.slice(1)] })
+    },
+  },
+  {
+    name: 'a label without its signature',
+    weight: 2,
+    make: (source) => {
+      const { labels } = source.body
+      const list = Array.isArray(labels) ? labels.filter(isLexMap) : []
+      const unsigned = list.map(({ sig: _, ...label }) => label)
+      return list.length > 0 ? changed(source, { labels: unsigned }) : null
+    },
+  },
+]
+
 const blockMutations: readonly Mutation[] = [
   {
     name: 'a block is left out',
@@ -190,12 +216,12 @@ const blockMutations: readonly Mutation[] = [
   },
   {
     name: 'a block of more than a megabyte',
-    weight: 0.05,
+    weight: 0.12,
     make: (source) => withBlocks(source, [...source.blocks, blockOf(new Uint8Array(1_000_001))]),
   },
   {
     name: 'blocks of more than two megabytes',
-    weight: 0.05,
+    weight: 0.12,
     make: (source) => {
       const filler = blockOf(new Uint8Array(700_000))
       return withBlocks(source, [...source.blocks, filler, filler, filler])
@@ -203,7 +229,7 @@ const blockMutations: readonly Mutation[] = [
   },
   {
     name: 'a frame of more than five megabytes',
-    weight: 0.05,
+    weight: 0.12,
     make: (source) => changed(source, { blobs: new Uint8Array(5_000_000) }),
   },
 ]
@@ -262,6 +288,10 @@ const opMutations: readonly Mutation[] = [
     ...ops,
     ...opsOf(random.pick(sources).body).slice(0, 1),
   ]),
+  withOps('a delete of what can be no record', 1, (ops, random) => [
+    ...ops,
+    { action: 'delete', path: random.pick(paths), cid: null },
+  ]),
   withOps('a delete that nobody made', 3, (ops, random, source, { truth }) => {
     const present = [...(truth.of(source)?.present.keys() ?? [])]
     const path =
@@ -314,6 +344,7 @@ export const mutations: readonly Mutation[] = [
   untouched,
   ...byteMutations,
   ...fieldMutations,
+  ...labelMutations,
   ...blockMutations,
   ...opMutations,
   ...signedMutations,

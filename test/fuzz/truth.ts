@@ -3,11 +3,13 @@
  * accounts themselves wrote.
  *
  * What is signed (did, rev, commit, path, cid, record) must be what the account signed, whole. What
- * is not (seq, time, handle, status) can be no more than what the frame at hand says.
+ * is not (seq, time, handle, status, a label without a signature) can be no more than what the frame
+ * at hand says.
  */
 import { decodeFirst } from '@atcute/cbor'
 import { decode } from '@atproto/lex-cbor'
 import { lexToJson } from '@atproto/lex-json'
+import type { Label } from '../../simulator/labeler.ts'
 import { opsOf, type Source } from './source.ts'
 
 /** One commit as its account made it. */
@@ -38,7 +40,12 @@ export type WireEvent = Record<string, unknown>
 type Body = Record<string, unknown>
 
 /** Nothing may come of accounts that `isKnown` denies: nobody can tell what they signed. */
-export function createTruth(sources: readonly Source[], isKnown: (did: string) => boolean): Truth {
+export function createTruth(
+  sources: readonly Source[],
+  labels: readonly Label[],
+  isKnown: (did: string) => boolean,
+): Truth {
+  const signedLabels = new Set(labels.map(({ sig: _, ...label }) => canonical(label)))
   const commits = new Map<string, CommitTruth>()
   const records = new Map<string, string>()
   const present = new Map<string, Map<string, string>>()
@@ -97,6 +104,18 @@ export function createTruth(sources: readonly Source[], isKnown: (did: string) =
       : `other ops than were signed: ${[...got.keys()]}, not ${[...truth.ops.keys()]}`
   }
 
+  const labelComplaint = (body: Body, event: WireEvent): string | null => {
+    const { sig, ...label } = event['label'] as Body
+    if (sig !== undefined) {
+      return signedLabels.has(canonical(label)) ? null : 'a label that nobody signed'
+    }
+    const said = body['labels'] as Body[]
+    const same = ({ src, uri, val, cts, sig = null }: Body) =>
+      canonical([src, uri, val, cts, sig]) ===
+      canonical([label['src'], label['uri'], label['val'], label['cts'], null])
+    return said.some(same) ? null : 'a label that the frame does not hold'
+  }
+
   return {
     of: ({ type, did, body }) =>
       type === '#commit' ? commits.get(`${did} ${body['rev']}`) : undefined,
@@ -110,6 +129,8 @@ export function createTruth(sources: readonly Source[], isKnown: (did: string) =
         case 'update':
         case 'delete':
           return commitComplaint(body, events, made)
+        case 'label':
+          return events.map((event) => labelComplaint(body, event)).find(Boolean) ?? null
         case 'account':
         case 'identity':
           return events.length > 1 ? 'two events of one message' : hintComplaint(body, event)

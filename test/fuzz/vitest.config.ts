@@ -5,7 +5,7 @@ export default defineConfig({
   test: {
     environment: 'node',
     pool: 'forks',
-    include: ['test/fuzz/million.ts'],
+    include: ['test/fuzz/million.ts', 'test/fuzz/million-cars.ts'],
     reporters: ['default', './test/summary-reporter.ts'],
   },
 })
