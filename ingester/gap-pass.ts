@@ -17,7 +17,7 @@ import type { IngesterMetrics } from './metrics.ts'
 import { fetchPage, largestPage, type Page, PageError } from './repo-page.ts'
 
 /** How often the ledger is looked at. */
-const lookEveryMs = 10_000
+const lookEveryMs = 2_000
 /** A relay allows 10 pages a second, and the first list of repos may be read beside this. */
 const pauseMs = 500
 const pollMs = 1_000

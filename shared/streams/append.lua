@@ -71,9 +71,13 @@ local epoch = most and struct.pack('>H', tonumber(redis.call('HGET', KEYS[chain]
 -- still to tell of before is on no stream.
 local startsKept = 6 * 3600
 local slot = most and math.floor(tonumber(redis.call('TIME')[1]) / startsKept)
-local function startsKey(of) return KEYS[chain] .. ':starts:' .. of end
-local function startOf(field)
-  return redis.call('HGET', startsKey(slot), field) or redis.call('HGET', startsKey(slot - 1), field)
+-- Many small hashes: one large one would stop Redis for a second when it expires.
+local function startsKey(of, bucket)
+  return KEYS[chain] .. ':starts:' .. of .. ':' .. bucket % 8192
+end
+local function startOf(bucket, field)
+  return redis.call('HGET', startsKey(slot, bucket), field)
+    or redis.call('HGET', startsKey(slot - 1, bucket), field)
 end
 
 -- A pass that begins from now on is to find the repos whose resync had no room.
@@ -95,7 +99,7 @@ local function judge(bucket, field, rev, since, prev, data, flags, name)
   if state and rev <= held then
     -- What nobody could verify proves nothing about what is verified.
     if bit.band(heldFlags, DOUBTFUL) == 0 or bit.band(flags, DOUBTFUL) ~= 0 then
-      local start = startOf(field)
+      local start = startOf(bucket, field)
       local isEarlier = start and rev < start
       count(isEarlier and EARLIER or DUPLICATE, 1)
       return isEarlier
@@ -128,8 +132,9 @@ local function judge(bucket, field, rev, since, prev, data, flags, name)
   end
   if bit.band(flags, UNPROVED) ~= 0 then count(UNPROVEN, 1) end
   if judgement == START then
-    redis.call('HSET', startsKey(slot), field, rev)
-    redis.call('EXPIRE', startsKey(slot), 2 * startsKept)
+    local starts = startsKey(slot, bucket)
+    redis.call('HSET', starts, field, rev)
+    redis.call('EXPIRE', starts, 2 * startsKept)
   end
   redis.call('HSET', key, field, rev .. data .. string.char(bit.band(flags, UNPROVED + DOUBTFUL)) .. epoch)
   return judgement ~= DUPLICATE
