@@ -273,6 +273,15 @@ describe('a post tells', () => {
     await inEachOrder([post, self], async () => expect(await told(self)).toEqual([]))
   })
 
+  test('whoever is the fourth above it and comes last, also when it has told nobody before', async () => {
+    const thread = [post]
+    for (let rev = 2; rev < 6; rev += 1)
+      thread.push(aReply({ by: ben, rev, to: thread.at(-1) as PutEvent, root: post }))
+    await inEachOrder([...thread.slice(1), post], async () => {
+      expect(await told(thread.at(-1))).toEqual([about('reply', ann, post)])
+    })
+  })
+
   test('nobody above a reply that the owner hides', async () => {
     const hidden = aReply({ by: ben, rev: 2, to: post })
     const answer = aReply({ by: cat, rev: 3, to: hidden, root: post })

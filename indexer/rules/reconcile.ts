@@ -8,21 +8,12 @@
 import { inTransaction, type Sql, type Transaction } from '../../shared/postgres.ts'
 import { addCounts, Deltas } from '../counts.ts'
 import { compareText } from '../fold.ts'
-import { insertNotifications, type Notification } from '../notifications.ts'
 import { authorOf } from '../uri.ts'
 import { relation } from '../write.ts'
-import { forbidsQuotes, type ThreadGate } from './gates.ts'
+import type { ThreadGate } from './gates.ts'
+import { type Judged, judge, reasonsOf } from './judge.ts'
 import { type Key, Keys, putKeys, takeKeys } from './keys.ts'
-import { heightTold, isRefuted, mentionsOf, noticesOf, type Stored } from './notices.ts'
-import {
-  type Ancestry,
-  isMisplaced,
-  type PostFacts,
-  readAncestry,
-  readGates,
-  readKeptOut,
-  readPosts,
-} from './threads.ts'
+import { tell } from './tell.ts'
 import { type Page, readAnswered, readPages } from './walks.ts'
 
 /** Where a test may hold a reconciliation. */
@@ -33,27 +24,6 @@ export interface ReconcileOptions {
   schema: string
   statementTimeoutMs: number
   probe: (point: RulePoint) => Promise<void>
-}
-
-/** Why a post is looked at. */
-interface Reason {
-  /** It came itself. */
-  isNew: boolean
-  /** It or its gate is new: who may reply is decided now, and not again when follows change. */
-  decides: boolean
-  /** Nobody is told. */
-  quiet: boolean
-  /** Down to how many levels below it others are to be told of it or of what is above it. */
-  depth: number
-}
-
-/** What a post's columns are to be. */
-interface Judged {
-  post: PostFacts
-  reason: Reason
-  isMisplaced: boolean
-  isKeptOut: boolean
-  isForbidden: boolean
 }
 
 const replyCount = {
@@ -115,29 +85,6 @@ async function lockAuthors(
   return new Set(dids)
 }
 
-/** Every post that is looked at; of several reasons the stronger part of each counts. */
-function reasonsOf(keys: readonly Key[], walked: readonly Page[]): Map<string, Reason> {
-  const reasons = new Map<string, Reason>()
-  const add = (uri: string, reason: Reason) => {
-    const known = reasons.get(uri) ?? { ...reason, isNew: false, decides: false, depth: 0 }
-    reasons.set(uri, {
-      isNew: known.isNew || reason.isNew,
-      decides: known.decides || reason.decides,
-      quiet: known.quiet && reason.quiet,
-      depth: Math.max(known.depth, reason.depth),
-    })
-  }
-  for (const { kind, key, quiet } of keys) {
-    if (kind === 'post') add(key, { isNew: true, decides: true, quiet, depth: heightTold })
-  }
-  for (const { key, uris } of walked) {
-    const depth = Math.max(0, key.depth - 1)
-    const decides = key.kind === 'thread'
-    for (const uri of uris) add(uri, { isNew: false, decides, quiet: key.quiet, depth })
-  }
-  return reasons
-}
-
 /** `hasThreadGate` and `hasPostGate` of the posts that came, or whose gates did. */
 async function showGates(sql: Transaction, keys: readonly Key[]): Promise<void> {
   const uris = keys.filter(({ kind }) => kind !== 'replies').map(({ key }) => key)
@@ -151,51 +98,6 @@ async function showGates(sql: Transaction, keys: readonly Key[]): Promise<void> 
        is distinct from (g.thread is true, g.quotes is true)`,
     [[...new Set(uris)]],
   )
-}
-
-async function judge(
-  sql: Transaction,
-  reasons: ReadonlyMap<string, Reason>,
-): Promise<{ judged: Judged[]; gates: ReadonlyMap<string, ThreadGate> }> {
-  const posts = await readPosts(sql, [...reasons.keys()])
-  const roots = posts.map(({ uri, replyRoot }) => replyRoot ?? uri)
-  const gates = await readGates(sql, [...new Set(roots)])
-  const deciding = posts.filter(({ uri }) => reasons.get(uri)?.decides)
-  const keptOut = await readKeptOut(sql, deciding, gates)
-
-  const byUri = new Map(posts.map((post) => [post.uri, post]))
-  const misplaced = new Map<string, boolean>()
-  // A parent that is looked at in this transaction is judged before its replies.
-  const judgePlace = (post: PostFacts): boolean => {
-    const known = misplaced.get(post.uri)
-    if (known !== undefined) return known
-    const isMisplacedNow = post.invalidReplyRoot === true
-    misplaced.set(post.uri, isMisplacedNow)
-    const result = placeOf(post, isMisplacedNow)
-    misplaced.set(post.uri, result)
-    return result
-  }
-  const placeOf = (post: PostFacts, isMisplacedNow: boolean): boolean => {
-    if (post.replyParent === null) return false
-    // What was judged while the parent was there stays when it is gone.
-    if (!post.parentIsThere) return reasons.get(post.uri)?.isNew ? true : isMisplacedNow
-    const parent = byUri.get(post.replyParent)
-    const parentIsInvalid = parent ? judgePlace(parent) : post.parentIsInvalid === true
-    return isMisplaced(post, parentIsInvalid)
-  }
-  const judged = posts.map((post): Judged => {
-    const reason = reasons.get(post.uri) as Reason
-    const { quoted, quoteGate, creator } = post
-    const isForeign = quoted !== null && authorOf(quoted) !== creator
-    return {
-      post,
-      reason,
-      isMisplaced: judgePlace(post),
-      isKeptOut: reason.decides ? keptOut.has(post.uri) : post.violatesThreadGate === true,
-      isForbidden: isForeign && quoteGate !== null && forbidsQuotes(quoteGate),
-    }
-  })
-  return { judged, gates }
 }
 
 /** Writes what is not yet so, and moves the counts of replies. */
@@ -227,67 +129,6 @@ async function writeFlags(
     deltas.add([replyCount], [{ replyParent, isKeptOut: post.violatesThreadGate === true }], -1)
     deltas.add([replyCount], [{ replyParent, isKeptOut }], 1)
   }
-}
-
-/** Tells of the posts, and untells what they do not say any more. */
-async function tell(
-  sql: Transaction,
-  judged: readonly Judged[],
-  gates: ReadonlyMap<string, ThreadGate>,
-): Promise<void> {
-  const again = judged.filter(({ reason }) => !reason.isNew).map(({ post }) => post.uri)
-  const replies = judged.filter(
-    ({ post, reason }) => post.replyParent !== null && !(reason.isNew && reason.quiet),
-  )
-  const uris = replies.map(({ post }) => post.uri)
-  const ancestries = await readAncestry(sql, uris, heightTold)
-  const stored = Map.groupBy(await readStored(sql, again), ({ recordUri }) => recordUri)
-
-  const wanted: Notification[] = []
-  const refuted: number[] = []
-  for (const { post, reason, isKeptOut, isForbidden } of judged) {
-    const { uri, cid, creator, sortAt, replyRoot, json, quoted } = post
-    if (json === null || (reason.isNew && reason.quiet)) continue
-    const { ancestors, isWhole } = ancestries.get(uri) ?? noAncestry
-    const told = { isKeptOut, ancestors }
-    // Of a post that a backfill brought nobody is told because something else changed.
-    const isLetIn =
-      (post.violatesThreadGate === true && !isKeptOut) ||
-      (post.violatesEmbeddingRules === true && !isForbidden)
-    const notices = noticesOf({
-      ...told,
-      creator,
-      mentions: mentionsOf(json),
-      quoted: isForbidden ? null : quoted,
-      hidden: gates.get(replyRoot ?? '')?.hidden ?? nothing,
-    })
-    const earlier = stored.get(uri) ?? []
-    if (!reason.quiet && (reason.isNew || reason.depth > 0 || isLetIn || earlier.length > 0)) {
-      const record = { author: creator, recordUri: uri, recordCid: cid, sortAt, stays: false }
-      for (const { to, reason, subject } of notices)
-        wanted.push({ did: to, reason, reasonSubject: subject, ...record })
-    }
-    for (const row of earlier) if (isRefuted(row, notices, told, isWhole)) refuted.push(row.id)
-  }
-  if (refuted.length > 0) {
-    await sql.unsafe('delete from notification where id = any($1::bigint[])', [refuted])
-  }
-  await insertNotifications(sql, wanted)
-}
-
-const nothing: ReadonlySet<string> = new Set()
-const noAncestry: Ancestry = { ancestors: [], isWhole: true }
-
-async function readStored(
-  sql: Transaction,
-  uris: readonly string[],
-): Promise<(Stored & { id: number; recordUri: string })[]> {
-  if (uris.length === 0) return []
-  return await sql.unsafe(
-    `select id, did, reason, "reasonSubject", "recordUri" from notification
-     where "recordUri" = any($1::text[])`,
-    [uris as string[]],
-  )
 }
 
 /** The keys of those who read what has changed here. */
