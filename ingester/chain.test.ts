@@ -230,6 +230,28 @@ describe('positions', () => {
     expect(await room.cursor()).toBe(before)
   })
 
+  test.each([
+    ['oldest', 2],
+    ['live', 1],
+  ])('without one, INGESTER_START=%s decides; it is never asked again', async (start, heard) => {
+    await using room = await aRoom()
+    const { network } = room
+    const account = await network.account()
+    await write(account)
+    const posts = async () => (await room.events()).filter(({ type }) => type === 'create').length
+    {
+      await using _ = startIngester({ ...room.env, INGESTER_START: start })
+      await network.relay.subscribed()
+      await write(account)
+      await room.caughtUp()
+      expect(await posts()).toBe(heard)
+    }
+    await write(account)
+    await using _ = startIngester({ ...room.env, INGESTER_START: 'live' })
+    await room.caughtUp()
+    expect(await posts()).toBe(heard + 1)
+  })
+
   test('without one, the hint at the start says how to get it back from Postgres', async () => {
     await using room = await aRoom()
     await using ingester = startIngester(room.env)
