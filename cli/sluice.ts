@@ -26,6 +26,7 @@ const commands: Readonly<Record<string, Entry>> = {
   migrate: { doc: 'bring the schema to the newest state', load: () => import('./migrate.ts') },
   status: { doc: 'tell how far the backfill is', load: () => import('./status.ts') },
   resume: { doc: 'set positions after Redis was lost', load: () => import('./resume.ts') },
+  verify: { doc: 'compare repos with their rows', load: () => import('./verify.ts') },
 }
 
 /** The workers read their settings from the environment and take no arguments. */

@@ -38,7 +38,8 @@ export async function noteSnapshot(
     [did],
   )
   const snapshots: Record<string, string> = { ...known?.snapshots }
-  const moving = scope.filter((pattern) => rev > (snapshots[pattern] ?? ''))
+  // The same rev again says the same, and mends rows that something else has spoilt.
+  const moving = scope.filter((pattern) => rev >= (snapshots[pattern] ?? ''))
   if (moving.length === 0) return 'known'
   // What a newer snapshot covers, its events alone decide.
   const expected = Object.entries(collections).filter(
