@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { killChain } from './kills.ts'
 
 test('kills of the ingester around the append lose nothing and repeat nothing', {
-  timeout: 90_000,
+  timeout: 180_000,
 }, async () => {
   const { hits, entries } = await killChain('sluice', 8)
   expect([...hits.values()].reduce((sum, count) => sum + count, 0)).toBe(8)

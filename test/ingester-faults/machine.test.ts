@@ -18,7 +18,7 @@ function setClock(offMs: number): void {
   if (offMs !== 0) vi.spyOn(Date, 'now').mockImplementation(() => realNow() + offMs)
 }
 
-test('a clock ten minutes fast refuses nothing', { timeout: 60_000 }, async () => {
+test('a clock ten minutes fast refuses nothing', { timeout: 120_000 }, async () => {
   setClock(tenMinutes)
   await using redis = await testRedis()
   const clock = steppedClock(realNow(), 1, 7)
@@ -30,7 +30,7 @@ test('a clock ten minutes fast refuses nothing', { timeout: 60_000 }, async () =
 })
 
 test('a clock ten minutes slow stops the reading with the reason, refuses nothing, and right again loses nothing', {
-  timeout: 60_000,
+  timeout: 120_000,
 }, async () => {
   setClock(-tenMinutes)
   await using redis = await testRedis()
@@ -52,7 +52,7 @@ test('a clock ten minutes slow stops the reading with the reason, refuses nothin
 })
 
 test('without names relay and directory are waited for, and nothing is lost', {
-  timeout: 60_000,
+  timeout: 120_000,
 }, async () => {
   const names = breakNames()
   await using redis = await testRedis()

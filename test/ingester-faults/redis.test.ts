@@ -86,19 +86,23 @@ const cases: readonly Case[] = [
   },
 ]
 
-test.each(cases)('Redis is $fault', { timeout: 60_000 }, async ({ fault, during, rewound = 0 }) => {
-  await using redis = await ownRedis({ args: ['--appendfsync', 'always'] })
-  await using room = await openFaultRoom({ redisUrl: redis.url, network: { seed: fault } })
-  const ingester = room.start()
-  await room.liveDuring(async () => {
-    await room.progress()
-    await during(redis, room)
-  })
-  expect(await room.judge()).toEqual([])
-  expect(await ingester.metric('ingester_stream_rewound_total')).toBe(rewound)
-})
+test.each(cases)(
+  'Redis is $fault',
+  { timeout: 120_000 },
+  async ({ fault, during, rewound = 0 }) => {
+    await using redis = await ownRedis({ args: ['--appendfsync', 'always'] })
+    await using room = await openFaultRoom({ redisUrl: redis.url, network: { seed: fault } })
+    const ingester = room.start()
+    await room.liveDuring(async () => {
+      await room.progress()
+      await during(redis, room)
+    })
+    expect(await room.judge()).toEqual([])
+    expect(await ingester.metric('ingester_stream_rewound_total')).toBe(rewound)
+  },
+)
 
-test('the connection to Redis is slow, then silent, then cut', { timeout: 60_000 }, async () => {
+test('the connection to Redis is slow, then silent, then cut', { timeout: 120_000 }, async () => {
   await using redis = await ownRedis()
   await using proxy = await startProxy({ port: redis.port })
   await using room = await openFaultRoom({

@@ -9,13 +9,8 @@ import { messageFrame } from '../../simulator/frames.ts'
 import type { NetworkOptions } from '../../simulator/network.ts'
 import { expectFired, type Fault } from '../../simulator/switches.ts'
 import { testRedis } from '../servers/redis.ts'
-import {
-  type FaultRoom,
-  type FaultRoomOptions,
-  forgedTime,
-  openFaultRoom,
-  patience,
-} from './room.ts'
+import { type FaultRoom, type FaultRoomOptions, openFaultRoom, patience } from './room.ts'
+import { forgedTime } from './told.ts'
 
 interface Case {
   fault: string
@@ -206,7 +201,7 @@ const cases: readonly Case[] = [
   },
 ]
 
-test.each(cases)('$fault', { timeout: 25_000 }, async (one) => {
+test.each(cases)('$fault', { timeout: 120_000 }, async (one) => {
   await using redis = await testRedis()
   const network = { seed: one.fault, ...one.network }
   await using room = await openFaultRoom({ redisUrl: redis.url, network, ...one.room })
