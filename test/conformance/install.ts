@@ -38,8 +38,10 @@ export interface Installation {
  */
 export async function installReference(): Promise<Installation> {
   const { cache } = await findPlaces(env)
-  const lock = hash('sha256', await readFile(join(here, 'package-lock.json'), 'utf8'), 'hex')
-  const folder = join(cache, `reference-${lock.slice(0, 12)}-node-${process.versions.modules}`)
+  const what = await readFile(join(here, 'package-lock.json'), 'utf8')
+  const how = await readFile(fileURLToPath(import.meta.url), 'utf8')
+  const version = hash('sha256', `${process.version}${what}${how}`, 'hex').slice(0, 12)
+  const folder = join(cache, `reference-${version}`)
   const cached = await exists(folder)
   if (!cached) await installInto(folder)
   await link(join(folder, 'node_modules'), join(here, 'node_modules'))
@@ -52,18 +54,14 @@ async function installInto(folder: string): Promise<void> {
   await mkdir(unfinished, { recursive: true })
   try {
     for (const file of files) await cp(join(here, file), join(unfinished, file))
-    const nodeFolder = dirname(dirname(process.execPath))
     const options = {
       cwd: unfinished,
       timeout: timeoutMs,
       maxBuffer: 64 << 20,
-      // This Node and its own headers, whatever else is installed.
       env: {
         ...env,
         PATH: [dirname(process.execPath), env['PATH'] ?? ''].join(delimiter),
-        npm_config_nodedir: (await exists(join(nodeFolder, 'include')))
-          ? nodeFolder
-          : join(project, `node_modules/node-${process.platform}-${process.arch}`),
+        npm_config_nodedir: await copyHeaders(unfinished),
       },
     }
     await run('npm', ['ci', '--ignore-scripts'], options)
@@ -73,6 +71,23 @@ async function installInto(folder: string): Promise<void> {
   } finally {
     await rm(unfinished, { recursive: true, force: true })
   }
+}
+
+/**
+ * This Node's own headers, whatever else is installed, and without a fault of theirs: as of 24.21 the end of a
+ * wrapped object asks for the environment, and where the collector runs outside of any script there is none, which
+ * ends the process (seen in one of three runs).
+ */
+async function copyHeaders(unfinished: string): Promise<string> {
+  const headers = join(unfinished, 'headers')
+  const beside = join(dirname(dirname(process.execPath)), 'include')
+  const inPackage = `node_modules/node-${process.platform}-${process.arch}/include`
+  const source = (await exists(beside)) ? beside : join(project, inPackage)
+  await cp(source, join(headers, 'include'), { recursive: true })
+  const file = join(headers, 'include/node/node_object_wrap.h')
+  const text = await readFile(file, 'utf8')
+  await writeFile(file, text.replaceAll(/^ +(Add|Remove)CleanupHook\(\);$/gm, ''))
+  return headers
 }
 
 /** The seeds read them by these paths; the package is published without them. */

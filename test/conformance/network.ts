@@ -51,11 +51,6 @@ export interface ReferenceOptions {
 }
 
 const names = ['settle', 'seedNames', 'seed', 'serviceAuth', 'moderate', 'lastSeq'] as const
-/**
- * The SQLite binding of the PDS ends the process when one of its statements is collected while no script
- * runs (12.11.1 on Node 24.21, seen once in three runs): so only scripts that allocate collect.
- */
-const gcFlags = ['--no-memory-reducer', '--no-incremental-marking']
 const services = ['plc', 'pds', 'bsky', 'ozone', 'peer', 'peerDataplane'] as const
 
 /** Starts it; throws with what it printed when it ends before it is up. */
@@ -66,7 +61,7 @@ export async function startReference(options: ReferenceOptions): Promise<Referen
   const argument = JSON.stringify({ databaseUrl, ports, peer })
   const child = spawn(
     process.execPath,
-    [...gcFlags, fileURLToPath(new URL('reference/network.mjs', import.meta.url)), argument],
+    [fileURLToPath(new URL('reference/network.mjs', import.meta.url)), argument],
     {
       cwd: workingFolder,
       env: {
@@ -83,11 +78,12 @@ export async function startReference(options: ReferenceOptions): Promise<Referen
   const up = once(child, 'message').then(([message]) => message as { ready: Addresses })
   const first = await Promise.race([up, ended])
   if (!('ready' in first)) throw new Error(`the reference network did not start:\n${printed()}`)
-  // Whatever waits for it would wait in vain.
-  void ended.then(() => {
-    if (!child.killed) throw new Error(`the reference network has ended:\n${printed()}`)
+  const gone = ended.then(() => {
+    throw new Error(`the reference network has ended:\n${printed()}`)
   })
-  const call = caller(child)
+  // At the end of the test nobody waits for it.
+  gone.catch(() => {})
+  const call = caller(child, gone)
   const commands = Object.fromEntries(
     names.map((name) => [name, (...args: unknown[]) => call(name, args)]),
   ) as unknown as Commands
@@ -101,7 +97,7 @@ export async function startReference(options: ReferenceOptions): Promise<Referen
   }
 }
 
-function caller(child: ChildProcess) {
+function caller(child: ChildProcess, gone: Promise<never>) {
   let last = 0
   const waiting = new Map<number, PromiseWithResolvers<unknown>>()
   child.on('message', (message: { id: number; result?: unknown; error?: string }) => {
@@ -115,7 +111,7 @@ function caller(child: ChildProcess) {
     const id = ++last
     waiting.set(id, call)
     child.send({ id, name, args })
-    return call.promise
+    return Promise.race([call.promise, gone])
   }
 }
 
