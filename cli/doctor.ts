@@ -11,7 +11,7 @@ import { timestamp } from '../shared/events.ts'
 import { createLog } from '../shared/log.ts'
 import { connectPostgres } from '../shared/postgres.ts'
 import { act, examples, type Register, UserError } from './command.ts'
-import type { Progress } from './output.ts'
+import type { Output, Progress } from './output.ts'
 
 interface Flags {
   repair?: boolean
@@ -61,22 +61,15 @@ export const register: Register = (program, context) => {
         const names = collections.map(({ nsid }) => nsid)
         const deriver = createDeriver(collections, await compileLexicons(names))
         const scope = () => true
-        let bar: { walk: string; progress: Progress } | null = null
+        using bar = createBar(out)
         const findings = await examine({
           apply: { sql, schema, collections, deriver, scope, statementTimeoutMs, handles: true },
           repair,
           counts,
           since: from,
           signal,
-          onProgress: (walk, done, total) => {
-            if (bar?.walk !== walk) {
-              bar?.progress[Symbol.dispose]()
-              bar = { walk, progress: out.progress(walk) }
-            }
-            bar.progress.at(done, total)
-          },
+          onProgress: bar.at,
         })
-        ;(bar as { progress: Progress } | null)?.progress[Symbol.dispose]()
         const wrong = byKind(findings)
         out.rows(
           wrong.map(({ kind, found }) => {
@@ -87,6 +80,20 @@ export const register: Register = (program, context) => {
         return wrong.length > 0 && !repair ? 1 : 0
       }),
     )
+}
+
+/** One bar after the other, as the walks follow each other. */
+function createBar(out: Output) {
+  let current: { walk: string; progress: Progress } | null = null
+  const end = () => current?.progress[Symbol.dispose]()
+  const at = (walk: string, done: number, total: number) => {
+    if (current?.walk !== walk) {
+      end()
+      current = { walk, progress: out.progress(walk) }
+    }
+    current.progress.at(done, total)
+  }
+  return { at, [Symbol.dispose]: end }
 }
 
 function asMistake(error: unknown): never {
