@@ -67,11 +67,12 @@ export function indexNode(bytes: Uint8Array): NodeIndex {
 export function decodeNode(bytes: Uint8Array): MstNode {
   const { count, places, left } = indexNode(bytes)
   const node: MstNode = { keys: [], values: [], trees: [linkOrNull(bytes, left)] }
+  const text = asBuffer(bytes)
   let last = ''
   for (let at = 0; at < count * placesEach; at += placesEach) {
     const start = places[at + place.key] ?? 0
     const end = places[at + place.keyEnd] ?? 0
-    last = last.slice(0, places[at + place.shared]) + latin1(bytes, start, end)
+    last = last.slice(0, places[at + place.shared]) + text.toString('latin1', start, end)
     node.keys.push(last)
     node.values.push(new Cid(bytes, places[at + place.value] ?? 0))
     node.trees.push(linkOrNull(bytes, places[at + place.tree] ?? 0))
@@ -90,10 +91,10 @@ export function linkOrNull(bytes: Uint8Array, at: number): Cid | null {
   return bytes[at] === nullByte ? null : new Cid(bytes, at + linkHead.length)
 }
 
-/** ASCII as it is. */
-export function latin1(bytes: Uint8Array, start: number, end: number): string {
-  const { buffer, byteOffset } = bytes
-  return Buffer.from(buffer, byteOffset + start, end - start).toString('latin1')
+/** The same bytes, for whoever reads texts in them. */
+export function asBuffer(bytes: Uint8Array): Buffer {
+  if (bytes instanceof Buffer) return bytes
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
 /** The canonical bytes of a node. */

@@ -2,11 +2,11 @@
 import { Cid, linkOf } from './cid.ts'
 import { asCid, type Blocks, blockOf } from './mst.ts'
 import {
+  asBuffer,
   checkKey,
   entriesStart,
   indexNode,
   keyLayer,
-  latin1,
   linkHeadLength,
   linkOrNull,
   MstError,
@@ -155,7 +155,8 @@ function placed(bytes: Uint8Array, index: NodeIndex, layer: number, cid: Cid): N
 }
 
 function firstKey({ bytes, index }: Pick<Node, 'bytes' | 'index'>): string {
-  return latin1(bytes, index.places[place.key] ?? 0, index.places[place.keyEnd] ?? 0)
+  const [start, end] = [index.places[place.key], index.places[place.keyEnd]]
+  return asBuffer(bytes).toString('latin1', start, end)
 }
 
 /** One of the numbers of an entry. */
