@@ -1854,20 +1854,37 @@ export function misfit(root: string, { name, file, old }: Mutation): string | nu
 export function pageOf(all: readonly Mutation[], caught: ReadonlyMap<string, string>): string {
   const rooms = Map.groupBy(all, ({ file }) => file.slice(0, file.lastIndexOf('/')))
   const sections = [...rooms].map(([room, inRoom]) => {
-    const rows = inRoom.map(({ name, law, words, file, test }) => {
-      const cells = [law, words, `\`${file.slice(room.length + 1)}\``]
-      return `| ${[...cells, `\`${test}\`: ${caught.get(name)}`].map(cell).join(' | ')} |`
-    })
+    const rows = inRoom.map(
+      (mutation) => `${rowStart(mutation)}${cell(caught.get(mutation.name) ?? '')} |`,
+    )
     const head = '| law | without it | in | caught by |\n|---|---|---|---|'
     return `## ${room}\n\n${head}\n${rows.join('\n')}\n`
   })
   return `# Mutations
 
 Deleting a line that matters turns a test red. Each of these ${all.length} mutations takes one guard out of a copy of the
-code and runs the test that should notice; all are caught. Made by \`npm run test:mutations -- --write\` from
-\`test/mutation-list.ts\`; do not edit.
+code and runs the test that should notice; all are caught, each when it was tried last. Made by
+\`npm run test:mutations -- --write\` from \`test/mutation-list.ts\`; do not edit.
 
 ${sections.join('\n')}`
+}
+
+/** By which tests the mutations were caught that the page has already, by their names. */
+export function caughtBefore(page: string, all: readonly Mutation[]): Map<string, string> {
+  const lines = page.split('\n')
+  return new Map(
+    all.flatMap((mutation) => {
+      const start = rowStart(mutation)
+      const line = lines.find((line) => line.startsWith(start))
+      if (line === undefined) return []
+      return [[mutation.name, line.slice(start.length, -' |'.length).replaceAll('\\|', '|')]]
+    }),
+  )
+}
+
+function rowStart({ law, words, file, test }: Mutation): string {
+  const name = file.slice(file.lastIndexOf('/') + 1)
+  return `| ${[law, words, `\`${name}\``].map(cell).join(' | ')} | \`${test}\`: `
 }
 
 function cell(text: string): string {

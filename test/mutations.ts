@@ -1,6 +1,7 @@
 /**
  * Takes one guard at a time out of a copy of the code and shows that a test turns red.
- * `node test/mutations.ts [--only name]… [--write]`; `--write` puts the result into `docs/mutations.md`.
+ * `node test/mutations.ts [--only name]… [--missing] [--write]`; `--write` puts the result into
+ * `docs/mutations.md`, `--missing` tries those that are not there yet.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -15,7 +16,7 @@ import { findPlaces } from '../start/places.ts'
 import { startPostgres } from '../start/postgres.ts'
 import { findRedis, startRedis } from '../start/redis.ts'
 import { env } from './env.ts'
-import { type Mutation, misfit, mutated, mutations, pageOf } from './mutation-list.ts'
+import { caughtBefore, type Mutation, misfit, mutated, mutations, pageOf } from './mutation-list.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const page = join(root, 'docs/mutations.md')
@@ -49,9 +50,17 @@ interface Place extends AsyncDisposable {
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
-    options: { only: { type: 'string', multiple: true }, write: { type: 'boolean' } },
+    options: {
+      only: { type: 'string', multiple: true },
+      missing: { type: 'boolean' },
+      write: { type: 'boolean' },
+    },
   })
-  const chosen = mutations.filter(({ name }) => values.only?.includes(name) ?? true)
+  const before = caughtBefore(await readFile(page, 'utf8'), mutations)
+  const chosen = mutations.filter(
+    ({ name }) =>
+      (values.only?.includes(name) ?? true) && !(values.missing === true && before.has(name)),
+  )
   for (const name of values.only ?? [])
     if (!chosen.some((mutation) => mutation.name === name)) throw new Error(`no mutation ${name}`)
   const misfits = chosen.flatMap((mutation) => misfit(root, mutation) ?? [])
@@ -69,8 +78,10 @@ async function main(): Promise<void> {
   process.stdout.write(`${caught.size} of ${chosen.length} mutations caught\n`)
   if (caught.size < chosen.length) process.exitCode = 1
   else if (values.write) {
-    if (chosen.length < mutations.length) throw new Error('--write needs all mutations')
-    await writeFile(page, pageOf(mutations, caught))
+    const all = new Map([...before, ...caught])
+    const unknown = mutations.filter(({ name }) => !all.has(name)).map(({ name }) => name)
+    if (unknown.length > 0) throw new Error(`never tried: ${unknown.join(', ')}`)
+    await writeFile(page, pageOf(mutations, all))
   }
 }
 
