@@ -1,12 +1,14 @@
 import { Worker } from 'node:worker_threads'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { startNetwork } from '../simulator/network.ts'
 import { corpusDocuments } from '../test/corpus.ts'
 import { sharedFrames } from '../test/data.ts'
 import { RefusedError } from './commit.ts'
 import { type CommitMessage, decodeFrame } from './frame.ts'
 import type { Proved, VerifyMode } from './prove.ts'
 import { createProver, type Prover, ProverError } from './prover.ts'
+import { startIngester, testRoom } from './testing.ts'
 
 const frames = sharedFrames('firehose/jetstream-corpus/frames.bin')
 const now = () => Date.parse('2026-07-04T14:39:00Z')
@@ -140,25 +142,52 @@ test('at the stop what is not proved yet is rejected with the reason of the stop
   await expect(prover.prove(aMessage(), null)).rejects.toBe(reason)
 })
 
-test('a thread that dies is an error for all that it was given, and for all that comes after', async () => {
-  const threads: Worker[] = []
+/** Calls with each thread that is given work. */
+function whenThreadsWork(tell: (thread: Worker) => void): Disposable {
   const post = Worker.prototype.postMessage
   Worker.prototype.postMessage = function (this: Worker, ...given: Parameters<typeof post>) {
-    threads.push(this)
-    return post.apply(this, given)
+    post.apply(this, given)
+    tell(this)
   }
-  try {
-    await using prover = aProver(1)
-    await Promise.all(recorded.map((message) => prover.prove(message, null)))
-    expect(threads.length).toBeGreaterThan(0)
-    const asked = Promise.allSettled(recorded.map((message) => prover.prove(message, null)))
-    await threads[0]?.terminate()
-    const answers = await asked
-    expect(answers.every(({ status }) => status === 'rejected')).toBe(true)
-    await expect(prover.prove(aMessage(), null)).rejects.toBeInstanceOf(ProverError)
-  } finally {
-    Worker.prototype.postMessage = post
+  return {
+    [Symbol.dispose]() {
+      Worker.prototype.postMessage = post
+    },
   }
+}
+
+test('a thread that dies is an error for all that it was given, and for all that comes after', async () => {
+  const threads: Worker[] = []
+  using _ = whenThreadsWork((thread) => threads.push(thread))
+  await using prover = aProver(1)
+  await Promise.all(recorded.map((message) => prover.prove(message, null)))
+  expect(threads.length).toBeGreaterThan(0)
+  const asked = Promise.allSettled(recorded.map((message) => prover.prove(message, null)))
+  await threads[0]?.terminate()
+  expect((await asked).every(({ status }) => status === 'rejected')).toBe(true)
+  await expect(prover.prove(aMessage(), null)).rejects.toBeInstanceOf(ProverError)
+})
+
+test('a thread that dies ends the ingester, and the next one lacks nothing', async () => {
+  await using room = await testRoom(await startNetwork())
+  for (const document of corpusDocuments()) room.network.plc.serve(document)
+  await room.network.relay.play(frames)
+  {
+    let deaths = 0
+    using _ = whenThreadsWork((thread) => {
+      deaths += 1
+      void thread.terminate()
+    })
+    await using ingester = startIngester(room.env)
+    await expect(ingester.ended).rejects.toBeInstanceOf(ProverError)
+    expect(deaths).toBeGreaterThan(0)
+    expect(Number(await room.cursor())).toBeLessThan(room.network.relay.lastSeq)
+  }
+  await using _ = startIngester(room.env)
+  await room.caughtUp()
+  const events = (await room.events()).map((event) => JSON.stringify(event))
+  expect(events).toHaveLength(102)
+  expect(new Set(events).size).toBe(102)
 })
 
 function aMessage(): CommitMessage {
