@@ -142,7 +142,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
             await settleSnapshots(redis, events, applied.outcomes, signal)
             tally(telling, entries, applied)
             handles.want(applied.handlesWanted)
-            if (applied.left.length > 0) leftovers.wake()
+            leftovers.take(applied.left)
             return applied.outcomes
           }),
         signal,

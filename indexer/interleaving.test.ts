@@ -2,7 +2,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Event } from '../shared/events.ts'
 import type { Point } from './apply.ts'
-import { drain } from './rules/drain.ts'
 import { reconcile } from './rules/reconcile.ts'
 import {
   aDeleteOf,
@@ -157,8 +156,11 @@ describe.each(rulePoints)('a walk held when it has %s', (point) => {
     await indexer.apply([reply])
     const { left } = await indexer.applyWith({})([root])
     expect(left).toMatchObject([{ kind: 'replies', key: uri(root) }])
-    const walk = (probe: Probe) => drain({ ...indexer.options, probe })
-    await meet(walk, () => indexer.applyWith({})([below]), point)
+    await meet(
+      (probe) => indexer.settle(probe),
+      () => indexer.applyWith({})([below]),
+      point,
+    )
     expect(await dump(indexer.sql)).toEqual(expected)
   })
 

@@ -1,7 +1,7 @@
 /** For the indexer's tests: builders of events, an indexer on a test database, and a look at its tables. */
 import { pino } from 'pino'
 import type { DeleteEvent, Event, PutEvent, RepoEvent } from '../shared/events.ts'
-import { connectPostgres, type Sql } from '../shared/postgres.ts'
+import { connectPostgres, inTransaction, type Sql } from '../shared/postgres.ts'
 import { encodeCbor, fromLexJson } from '../shared/repo/cbor.ts'
 import { cidOf } from '../shared/repo/cid.ts'
 import { scopeOf } from '../shared/scope.ts'
@@ -10,7 +10,8 @@ import { type Apply, type ApplyOptions, createApply } from './apply.ts'
 import { collections } from './collections/index.ts'
 import { createDeriver } from './derive.ts'
 import { compileLexicons } from './lexicons.ts'
-import { drain } from './rules/drain.ts'
+import { readKeys } from './rules/keys.ts'
+import { type RulePoint, reconcile } from './rules/reconcile.ts'
 
 const base32 = '234567abcdefghijklmnopqrstuvwxyz'
 export const someTime = '2026-01-02T03:04:05.678Z'
@@ -181,7 +182,7 @@ export interface TestIndexer extends AsyncDisposable {
   /** Applies each event in a transaction of its own. */
   applyEach: (events: readonly Event[]) => Promise<void>
   /** Does what is left to the rules. */
-  settle: () => Promise<void>
+  settle: (probe?: (point: RulePoint) => Promise<void>) => Promise<void>
   sql: Sql
   url: string
 }
@@ -205,8 +206,12 @@ export async function testIndexer(options: Partial<ApplyOptions> = {}): Promise<
   }
   const applyWith = (more: Partial<ApplyOptions>) => createApply({ ...whole, ...more })
   const rules = { ...whole, probe: async () => {} }
-  const settle = async () => {
-    while ((await drain(rules)) > 0);
+  const settle: TestIndexer['settle'] = async (probe) => {
+    for (;;) {
+      const keys = await inTransaction(sql, whole, (tx) => readKeys(tx, null, 50))
+      if (keys.length === 0) return
+      await reconcile(probe ? { ...rules, probe } : rules, keys)
+    }
   }
   const applyOnce = applyWith({})
   const apply: Apply = async (events) => {

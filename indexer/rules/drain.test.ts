@@ -42,8 +42,8 @@ test('what comes later is done when somebody says so, long before the next look'
   const drain = loop()
   const running = drain.run(stopping.signal)
   await indexer.applyWith({})(replies)
-  await indexer.applyWith({})([root])
-  drain.wake()
+  const { left } = await indexer.applyWith({})([root])
+  drain.take(left)
   await expect.poll(misplaced, { interval: 5 }).toBe(0)
   stopping.abort()
   await running

@@ -53,12 +53,16 @@ export async function takeKeys(sql: Transaction, keys: readonly Key[]): Promise<
   )
 }
 
-/** Keys that somebody has left, whoever that was. */
-export async function readKeys(sql: Transaction, limit: number): Promise<Key[]> {
+/** The keys that are there, in their order; `from` is where the last page ended. */
+export async function readKeys(
+  sql: Transaction,
+  from: Pick<Key, 'kind' | 'key'> | null,
+  limit: number,
+): Promise<Key[]> {
   return await sql.unsafe<Key[]>(
-    `select kind, key, "after", depth, quiet from reconcile where kind = any($1::text[])
-     order by kind, key limit $2`,
-    [kinds as Kind[], limit],
+    `select kind, key, "after", depth, quiet from reconcile
+     where (kind, key) > ($1, $2) and kind = any($3::text[]) order by kind, key limit $4`,
+    [from?.kind ?? '', from?.key ?? '', kinds as Kind[], limit],
   )
 }
 
