@@ -4,6 +4,10 @@ import { encode } from '@atproto/lex-cbor'
 import { type Cid, isCid, isLexMap, type LexMap } from '@atproto/lex-data'
 import { MemoryBlockstore, MST, readCarWithRoot, verifyRepoCar } from '@atproto/repo'
 import { expect, test } from 'vitest'
+import { parseCar } from '../shared/repo/car.ts'
+import { decodeCommit } from '../shared/repo/commit.ts'
+import { walk } from '../shared/repo/mst.ts'
+import { keyLayer } from '../shared/repo/mst-node.ts'
 import type { Account, Write } from './account.ts'
 import type { DidDocument } from './documents.ts'
 import { readFrame } from './frames.ts'
@@ -103,6 +107,20 @@ async function invert(body: LexMap): Promise<{ before: string; after: string }> 
   }
   return { before: (await tree.getPointer()).toString(), after: after.toString() }
 }
+
+test('a repo that was emptied begins again as an empty one does', async () => {
+  await using network = await startNetwork()
+  const account = await network.account()
+  const rkeys = Array.from({ length: 200 }, () => network.clock.tid())
+  const onLayer = (layer: number) =>
+    rkeys.find((rkey) => keyLayer(`${collection}/${rkey}`) === layer) ?? ''
+  await account.create(collection, post('high'), onLayer(2))
+  await account.delete(collection, onLayer(2))
+  await account.create(collection, post('low'), onLayer(0))
+  const { roots, blocks } = parseCar(await getCar(account, network))
+  const { data } = decodeCommit(blocks.get(String(roots[0])) ?? new Uint8Array())
+  expect([...walk(data, blocks)].map(({ key }) => key)).toEqual([`${collection}/${onLayer(0)}`])
+})
 
 test('equal seeds make equal networks', async () => {
   const runs = [1, 2].map(async () => {

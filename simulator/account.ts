@@ -186,6 +186,8 @@ export class Account implements HostedRepo {
       const prev = await tree.get(path)
       if (action === 'delete') {
         tree = await tree.delete(path)
+        // Emptied, it would keep the layer of what it held, and the next record would stand too low.
+        if ((await tree.getEntries()).length === 0) tree = await MST.create(this.#storage)
         ops.push({ action, path, cid: null, ...(prev && { prev }) })
         changes.push(() => this.#forget(uri))
         continue
