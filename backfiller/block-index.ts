@@ -11,7 +11,8 @@ export interface Place {
 const words = 4
 const slotBytes = words * 4
 const shards = 32
-const firstSlots = 32
+/** 2 KB in all: most repos are small. */
+const firstSlots = 4
 /** Full up to four fifths, then half as large again: 20 to 30 bytes a block. */
 const fullness = 0.8
 const growth = 1.5

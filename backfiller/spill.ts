@@ -6,10 +6,9 @@ import { errorText } from '../shared/errors.ts'
 import { Failure } from './failures.ts'
 import type { Share } from './memory.ts'
 
-/** Bytes taken at a time; what is put in lies within one segment. */
+/** Bytes taken at a time, as many again as there are: most repos are small. What is put in lies within one. */
+const leastSegmentBytes = 8 * 1024
 const segmentBytes = 1024 * 1024
-/** The first segments are small: most repos are. */
-const firstSegmentBytes = 32 * 1024
 const bufferBytes = 256 * 1024
 /** Read ahead when the last reads were close together: a CAR in the order of its tree is. */
 const windowBytes = 64 * 1024
@@ -83,8 +82,7 @@ export class Spill implements Disposable {
   #hasRoom(length: number): boolean {
     const last = this.#segments.at(-1)
     if (last !== undefined && this.#used + length <= last.bytes.length) return true
-    const least = this.#segments.length < 4 ? firstSegmentBytes : segmentBytes
-    const size = Math.max(least, length)
+    const size = Math.max(Math.min(segmentBytes, Math.max(leastSegmentBytes, this.#size)), length)
     if (!this.#share.take(size)) return false
     this.#held += size
     this.#segments.push({ start: this.#size, bytes: new Uint8Array(size) })
