@@ -104,8 +104,9 @@ async function gates({ gina, hugo, ines, jona }: Cast, marks: Marks): Promise<vo
     const record = { post: root.uri, createdAt: now(), ...gate }
     await gina.create('app.bsky.feed.threadgate', record, rkeyOf(root.uri))
     const fromHugo = await answer(hugo, `hugo to ${name}`, root)
-    await answer(ines, `ines to ${name}`, root)
-    await answer(jona, `jona to ${name}`, root, fromHugo)
+    const fromInes = await answer(ines, `ines to ${name}`, root)
+    const fromJona = await answer(jona, `jona to ${name}`, root, fromHugo)
+    marks[`gate:${name}:replies`] = [fromHugo, fromInes, fromJona].map(({ uri }) => uri).join(' ')
     await answer(gina, `gina to ${name}`, root, fromHugo)
   }
   // A reply that its root's gate hides: nobody above it hears of what is said below it.
@@ -427,7 +428,7 @@ async function statuses(network: ReferenceNetwork, { gina }: Cast, marks: Marks)
   await write(accounts.pardoned, 'and back')
 }
 
-/** A repo goes back to an older state while its account rests: only a `#sync` tells of it. */
+/** A repo goes back to an older state while its account rests: no commit tells of it. */
 async function importedRepo(network: ReferenceNetwork, { gina }: Cast, marks: Marks) {
   const nora = await createPdsAccount(network, 'nora.test')
   marks['imported'] = nora.did
@@ -444,6 +445,8 @@ async function importedRepo(network: ReferenceNetwork, { gina }: Cast, marks: Ma
   await nora.call('com.atproto.server.deactivateAccount', {})
   await nora.send('com.atproto.repo.importRepo', car, 'application/vnd.ipld.car')
   await nora.call('com.atproto.server.activateAccount')
+  // What the PDS says of the import has the older rev, and is refused; this shows that the chain is broken.
+  await write(nora, 'after the import')
 }
 
 /** An account with a record of every kind goes, and others had to do with it. */

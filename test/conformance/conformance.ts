@@ -154,6 +154,14 @@ async function findMarks(): Promise<void> {
     join ${sql(schema)}.actor a on a.did = g.creator where a.handle = 'tg-op.test'`,
   )
 
+  await look(
+    'replies-to-what-is-gone',
+    ours.sql`
+    select string_agg(r.uri, ' ') as value from post r
+    where r."replyParent" is not null and not exists (
+      select from post p where p.uri = r."replyParent")`,
+  )
+
   async function look(name: string, asked: PromiseLike<readonly Row[]>): Promise<void> {
     const [row] = await asked
     if (row) marks[name] = String(row['value'])

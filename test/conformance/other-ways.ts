@@ -93,6 +93,39 @@ const always: readonly Declared[] = [
     name: 'when a reply was seen to be deleted, if it was',
     covers: inTable('op_thread_reply'),
   },
+  { name: 'how far a record was last read', covers: inColumn('rev') },
+  {
+    name: 'who followed whom, and who was on a list, when reply and gate met',
+    covers: (difference, marks) => {
+      const rules = ['followed', 'follower', 'listed', 'either']
+      const uris = rules.flatMap((rule) => [
+        marks[`gate:${rule}`],
+        ...(marks[`gate:${rule}:replies`] ?? '').split(' '),
+      ])
+      return Object.values(row(difference)).some((value) => uris.includes(String(value)))
+    },
+  },
+  {
+    name: 'who had muted a thread when he was to be told',
+    covers: (difference, marks) =>
+      difference.table === 'notification' &&
+      Object.values(row(difference)).includes(marks['mute:root']),
+  },
+  {
+    name: 'a reply to what has gone by now may have come before',
+    covers: (difference, marks) => {
+      const replies = (marks['replies-to-what-is-gone'] ?? '').split(' ')
+      const { uri, recordUri } = row(difference)
+      return replies.includes(String(uri ?? recordUri))
+    },
+  },
+  {
+    name: 'whom a deleted account would be told of',
+    covers: (difference, marks) =>
+      difference.table === 'notification' &&
+      difference.kind === 'only ours' &&
+      difference.ours['did'] === marks['deleted'],
+  },
   {
     name: 'verified and unverified tell of a history',
     covers: (difference) =>
@@ -105,6 +138,7 @@ export const exemptWhenShuffled = always
 export const exemptWhenBackfilled: readonly Declared[] = [
   ...always,
   { name: 'when the repo was read', covers: inColumn('indexedAt') },
+  { name: 'a whole repo has a rev, whatever is in scope', covers: inTable('actor_sync') },
   {
     name: 'what is dated in the future, or has no date, sorts by when it was read',
     covers: inColumn('sortAt', 'sortedAt', 'createdAt'),
