@@ -1439,8 +1439,8 @@ export const mutations: readonly Mutation[] = [
     law: provedLaw,
     words: 'blocks are not hashed',
     file: 'shared/repo/car.ts',
-    old: 'if (cidMatches(source, start, bytes)) return { cid, bytes }',
-    new: 'if (cidMatches(source, start, bytes) || cid) return { cid, bytes }',
+    old: 'if (cidMatches(source, section.start, block.bytes)) return block',
+    new: 'if (cidMatches(source, section.start, block.bytes) || block) return block',
     ...{ test: proofs, title: 'a block that is not what its CID says is refused' },
   },
   {
