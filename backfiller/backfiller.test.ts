@@ -472,6 +472,8 @@ test.concurrent('every metric that dashboards know is there from the start, and 
   expect(await room.redis.xlen('repo_backfill')).toBe(15)
   expect(await gauge('output_stream_length')).toBe(tiny.records + 1)
   expect(await gauge('repos_running')).toBe(0)
+  const answers = { group: 'other', result: 'repo' }
+  expect(await backfiller.metric('backfiller_host_answers_total', answers)).toBe(1)
   expect(backfiller.names()).toEqual(expect.arrayContaining(contractMetrics))
 })
 
@@ -532,7 +534,7 @@ test.concurrent('a repo of which Redis has lost the beginning is handed over aga
   await room.done()
 })
 
-test.concurrent('a stop gives the repo back at once, and the next start does it', async () => {
+test.concurrent('a stop gives the repo back at once, and another backfiller does it', async () => {
   await using room = await startRoom()
   await room.serve(little)
   const fault = room.network.pds[0].fault(
@@ -546,8 +548,11 @@ test.concurrent('a stop gives the repo back at once, and the next start does it'
   await first.stop()
   expect(Date.now() - started).toBeLessThan(4_000)
   expect(await room.redis.xlen('repo_backfill')).toBe(1)
+  // It is for anyone to take, at once.
+  const [pending] = await room.redis.xpending('repo_backfill', 'repo_backfill_group')
+  expect(pending).toBe(0)
   fault.clear()
-  await room.start()
+  await room.start({ BACKFILLER_CONSUMER: 'backfiller2' })
   await room.done()
   expect((await room.events()).at(-1)).toMatchObject({ complete: true, records: little.records })
 })

@@ -1,5 +1,5 @@
 /** The backfiller's metrics. */
-import { Counter, Gauge, type Registry } from 'prom-client'
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 
 export type BackfillerMetrics = ReturnType<typeof createMetrics>
 
@@ -49,6 +49,19 @@ export function createMetrics(registry: Registry) {
     spilled: counter('cars_spilled_total', 'CARs that were put in a temporary file.'),
     carBytes: counter('car_bytes_total', 'Bytes of CARs received.'),
     rateLimited: counter('rate_limited_total', 'Answers of hosts that asked for a pause (429).'),
+    answers: counterBy(
+      'host_answers_total',
+      'Repos asked of hosts, by group of hosts and what came of it.',
+      'group',
+      'result',
+    ),
+    answerSeconds: new Histogram({
+      name: 'backfiller_host_seconds',
+      help: 'Time from asking a host for a repo to having it whole, by group of hosts.',
+      labelNames: ['group'],
+      buckets: [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000],
+      registers,
+    }),
     proveSeconds: counter('prove_seconds_total', 'Seconds spent on walking and proving trees.'),
   }
 }

@@ -167,12 +167,13 @@ interface Fetching {
 }
 
 async function fetchProved(
-  { pds, account, blocks, turn, place }: Fetching,
+  fetching: Fetching,
   options: RepoOptions,
   signal: AbortSignal,
 ): Promise<Proved> {
+  const { pds, account, blocks, turn, place } = fetching
   const { fetcher, metrics, skipSignature } = options
-  const roots = await judging(turn, async () => {
+  const roots = await judging(fetching, metrics, async () => {
     const slow = () => {
       turn.dragged()
       place.drag()
@@ -208,17 +209,31 @@ export async function passOn(did: string, reason: Reason, producer: Producer): P
 }
 
 /** The host is told apart from the repo: only its own failures make it cool off. */
-async function judging<T>(turn: Turn, call: () => Promise<T>): Promise<T> {
+async function judging<T>(
+  { turn, pds }: Fetching,
+  { answers, answerSeconds }: BackfillerMetrics,
+  call: () => Promise<T>,
+): Promise<T> {
+  const group = groupOf(pds)
+  const ended = answerSeconds.startTimer({ group })
   try {
     const result = await call()
     turn.worked()
+    answers.inc({ group, result: 'repo' })
+    ended()
     return result
   } catch (error) {
     const failure = failureOf(error)
     if (failure?.kind === 'transient' && failure.reason !== 'rate-limited') turn.failed()
     else if (failure !== null) turn.worked()
+    answers.inc({ group, result: failure?.kind ?? 'later' })
     throw error
   }
+}
+
+/** Nearly all repos are at the first; the names of the others are anyone's choice, and no label. */
+function groupOf(pds: string): string {
+  return new URL(pds).hostname.endsWith('.host.bsky.network') ? 'bsky.network' : 'other'
 }
 
 async function* counted(body: AsyncIterable<Uint8Array>, metrics: BackfillerMetrics) {
