@@ -14,7 +14,7 @@ const batchBytes = 1_000_000
 const batchesEach = 2
 
 /** So few are proved here while the threads have nothing to do: waking one costs more than that saves. */
-const fewFrames = 4
+const fewFrames = 16
 /** What a thread makes is gone with its batch. */
 const youngMb = 8
 
