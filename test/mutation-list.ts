@@ -1371,8 +1371,8 @@ export const mutations: readonly Mutation[] = [
     law: askLaw,
     words: 'a request is tried before its time',
     file: 'backfiller/handle.ts',
-    old: 'const result = isDue ? await',
-    new: 'const result = id !== "" ? await',
+    old: 'if (time <= Date.now()) return true',
+    new: 'if (time >= 0) return true',
     ...{ test: requests, title: 'a request is not tried before its time' },
   },
   {
