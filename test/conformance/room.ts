@@ -79,6 +79,7 @@ async function openPlant(
   const { redis, url } = resources.use(await testRedis())
   const workers: RunningWorker[] = []
   let source: string | null = null
+  const started = new Set<Service>()
   const environment = {
     REDIS_URL: url,
     DATABASE_URL: database.url,
@@ -100,6 +101,7 @@ async function openPlant(
     workers,
     async start(service, env = {}) {
       source = env['INGESTER_MODE'] ?? source
+      started.add(service)
       const worker = await startWorker(service, { ...environment, ...env })
       resources.defer(worker.kill)
       workers.push(worker)
@@ -111,7 +113,7 @@ async function openPlant(
     quiet: () =>
       eventually(async () => {
         const unread = await leftToRead(redis, network, source)
-        return { ...unread, ...(await leftToDo(redis, database.sql)) }
+        return { ...unread, ...(await leftToDo(redis, database.sql, started)) }
       }, {}),
   }
 }
@@ -138,9 +140,15 @@ async function leftToRead(
 }
 
 /** What is not applied yet, by stream and by kind of key that waits to be reconciled. */
-async function leftToDo(redis: Redis, sql: Sql): Promise<Record<string, number>> {
+async function leftToDo(
+  redis: Redis,
+  sql: Sql,
+  started: ReadonlySet<Service>,
+): Promise<Record<string, number>> {
   const left: Record<string, number> = {}
   for (const [stream, group] of Object.entries(groups)) {
+    // Requests wait until somebody is there to serve them.
+    if (stream === streams.requests && !started.has('backfiller')) continue
     const state = await readState(redis, stream)
     const found = state.groups.find(({ name }) => name === group)
     const count = found ? (found.lag ?? 0) + found.pending : await redis.xlen(stream)
