@@ -120,7 +120,6 @@ export function callsApart(marks: Marks): Call[] {
     call('nul-in-text', 'app.bsky.feed.getPosts', { uris: [at('every:nul')] }),
     call('update-to-invalid', 'app.bsky.feed.getPosts', { uris: [at('every:was-valid')] }),
     call('deleted-account-leaves-nothing', 'app.bsky.actor.getProfile', { actor: at('gina') }),
-    call('clock-of-the-appview', 'app.bsky.bookmark.getBookmarks', {}, 'gina'),
   ]
 }
 

@@ -167,10 +167,6 @@ export const declared: readonly Declared[] = [
         ) ||
         counts(difference, marks['deleted:liked'], marks['gina'], marks['hugo'])),
   },
-  {
-    name: 'clock-of-the-appview',
-    covers: () => false,
-  },
 ]
 
 const isListItemOf = (did: string | undefined, row: Row) =>

@@ -133,7 +133,21 @@ const always: readonly Declared[] = [
   },
 ]
 
-export const exemptWhenShuffled = always
+export const exemptWhenShuffled: readonly Declared[] = [
+  ...always,
+  {
+    name: 'the handle of an account that rests, looked at now',
+    covers: (difference, marks) =>
+      difference.table === 'actor' &&
+      inColumn('handle')(difference) &&
+      [marks['status:rests'], marks['status:suspended']].includes(String(row(difference)['did'])),
+  },
+  {
+    name: 'when a resync brought a record back',
+    covers: (difference, marks) =>
+      inColumn('indexedAt')(difference) && row(difference)['uri'] === marks['imported:back'],
+  },
+]
 
 export const exemptWhenBackfilled: readonly Declared[] = [
   ...always,
