@@ -112,9 +112,9 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
         const alone = counting.length === 1
         const handle = createHandler({
           backfill: (did, signal, trace) => backfill(did, { ...repos, urgent }, signal, trace),
-          end: async (did, reason, signal) => {
-            await passOn(did, reason, producer)
-            await throughOutages(() => endResyncs(redis, [did]), signal)
+          end: async (ending, signal) => {
+            await passOn(ending, producer)
+            await throughOutages(() => endResyncs(redis, [ending.did]), signal)
           },
           requeue: createRequeue({ redis, stream, group: config.group, alone }),
           pace,

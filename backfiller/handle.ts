@@ -7,17 +7,17 @@ import { throughOutages } from '../shared/redis.ts'
 import { backoff, sleep } from '../shared/retry.ts'
 import type { Entry, Outcome } from '../shared/streams/consumer.ts'
 import { type Requeue, requeued } from '../shared/streams/requeue.ts'
-import { type Failure, failureOf, type Reason, type Stage } from './failures.ts'
+import { type Failure, failureOf, type Stage } from './failures.ts'
 import { NotNowError } from './hosts.ts'
 import type { BackfillerMetrics } from './metrics.ts'
 import type { Pace } from './pace.ts'
-import type { Snapshot, Trace } from './repo.ts'
+import type { Ending, Snapshot, Trace } from './repo.ts'
 
 export interface HandlerOptions {
   /** Does the work. Throws Failure, NotNowError, and whatever is no failure of the repo. */
   backfill: (did: string, signal: AbortSignal, trace: Trace) => Promise<Snapshot>
   /** Passes on that there is no repo to be had; repeating it is harmless. */
-  end: (did: string, reason: Reason, signal: AbortSignal) => Promise<void>
+  end: (ending: Ending, signal: AbortSignal) => Promise<void>
   requeue: Requeue
   pace: Pace
   /** Requests that may wait in hand until they are due. */
@@ -136,6 +136,7 @@ async function tryOnce(
   const { backfill, end, log, metrics } = options
   const { did, firstFailedAt, attempts: past = 0 } = request
   const started = performance.now()
+  const begun = Date.now()
   const attempt = past + 1
   const trace: Trace = { host: '', attempt, ...pdsOf(request) }
   const countRetry = () => {
@@ -161,16 +162,18 @@ async function tryOnce(
     if (failure === null) throw error
     countRetry()
     const { reason, message, kind } = failure
+    // Who was not asked has been told of by the directory, in this try.
+    const { askedAt = begun } = trace
     const fields = { entry, did, host: trace.host, attempt, reason, error: message }
     if (kind === 'ended') {
-      await end(did, reason, signal)
+      await end({ did, reason, askedAt }, signal)
       metrics.ended.inc({ state: reason })
       log.info(fields, 'repo ended')
       return { outcome: `refused:${reason}` }
     }
     count(failure, metrics)
     if (kind === 'poison' || attempt > options.maxRetries) {
-      await end(did, reason, signal)
+      await end({ did, reason, askedAt }, signal)
       return { outcome: deadLetter(failure, { attempt, trace, firstFailedAt }, options) }
     }
     const waitMs = Math.max(backoff(attempt, options.retry), failure.retryAfterMs)

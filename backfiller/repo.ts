@@ -62,6 +62,8 @@ export interface Trace {
   pds?: string
   /** Which try it is, from 1. */
   attempt: number
+  /** When the host was asked last: what it says holds from then on, in ms. */
+  askedAt?: number
 }
 
 /** An append is at most this much JSON, whatever the number of records, except for a single one. */
@@ -149,6 +151,7 @@ async function fetchAndHandOver(
   metrics.running.inc()
   try {
     using blocks = new Blocks(options.memory)
+    trace.askedAt = Date.now()
     const proved = await fetchProved({ pds, account, blocks, turn, place }, options, signal)
     crashPoint('backfiller.fetched')
     turn[Symbol.dispose]()
@@ -199,11 +202,18 @@ const statusOf: Partial<Record<Reason, string>> = {
   'identity-tombstone': 'deleted',
 }
 
+export interface Ending {
+  did: string
+  reason: Reason
+  /** When whoever said so was asked: the account may have changed since. */
+  askedAt: number
+}
+
 /** Puts what has become of an account on the output stream, where the reason tells. */
-export async function passOn(did: string, reason: Reason, producer: Producer): Promise<void> {
+export async function passOn({ did, reason, askedAt }: Ending, producer: Producer): Promise<void> {
   const status = statusOf[reason]
   if (status === undefined) return
-  const time = new Date().toISOString()
+  const time = new Date(askedAt).toISOString()
   const entry = encodeEvent({ type: 'account', seq: -1, time, did, active: false, status })
   await again(() => producer.append({ entries: [entry] }))
 }

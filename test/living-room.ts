@@ -3,6 +3,7 @@ import { expect, vi } from 'vitest'
 import { encodeRequest } from '../shared/events.ts'
 import { ledgerBalance } from '../shared/streams/ledger.ts'
 import { streams } from '../shared/streams/names.ts'
+import { wallClock } from '../simulator/clock.ts'
 import { createWorld } from '../simulator/living.ts'
 import { compareWithModel, describeDifferences } from '../simulator/model/compare.ts'
 import { createHeard } from '../simulator/model/heard.ts'
@@ -40,7 +41,13 @@ export async function openLivingRoom(options: {
 }): Promise<LivingRoom> {
   const { seed, rate, servers } = options
   const heard = createHeard()
-  const pipeline = await startPipeline({ seed, pds: 2, onEvent: heard.note, servers })
+  const pipeline = await startPipeline({
+    seed,
+    clock: wallClock(7),
+    pds: 2,
+    onEvent: heard.note,
+    servers,
+  })
   const { network, redis, sql } = pipeline
   const world = createWorld(network, { without: leftOut })
   await world.populate({ accounts: 12, older: 4, history: 30 })

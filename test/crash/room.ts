@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { inject } from 'vitest'
 import { encodeRequest } from '../../shared/events.ts'
 import { cursorDone, streams } from '../../shared/streams/names.ts'
+import { wallClock } from '../../simulator/clock.ts'
 import { createWorld } from '../../simulator/living.ts'
 import { createHeard, type Heard } from '../../simulator/model/heard.ts'
 import { createRandom, type Random } from '../../simulator/random.ts'
@@ -88,7 +89,7 @@ const lastRepos = 4
 export async function openRoom(options: RoomOptions): Promise<Room> {
   const { seed, rate, ...population } = options
   const heard = createHeard()
-  const pipeline = await startPipeline({ seed, pds: 3, onEvent: heard.note })
+  const pipeline = await startPipeline({ seed, clock: wallClock(7), pds: 3, onEvent: heard.note })
   const { network, redis } = pipeline
   const random = createRandom(seed).fork('crash')
   const world = createWorld(network, { without: leftOut })
