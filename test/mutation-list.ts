@@ -1440,7 +1440,7 @@ export const mutations: readonly Mutation[] = [
     law: askLaw,
     words: 'what a host says of an account is kept to ourselves',
     file: 'backfiller/backfiller.ts',
-    old: 'await passOn(did, reason, producer)',
+    old: 'await passOn(ending, producer)',
     new: '',
     ...{ test: requests, title: 'what a host says of an account is passed on' },
   },
