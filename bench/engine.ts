@@ -1,5 +1,5 @@
 /** The indexer's engine, driven without streams: for benchmarks. */
-import { chmod, mkdtemp, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createApply } from '../indexer/apply.ts'
@@ -11,7 +11,9 @@ import type { Event } from '../shared/events.ts'
 import type { Sql } from '../shared/postgres.ts'
 import { scopeOf } from '../shared/scope.ts'
 import { findPlaces } from '../start/places.ts'
-import { startPostgres } from '../start/postgres.ts'
+import { type EmbeddedPostgres, type PostgresOptions, startPostgres } from '../start/postgres.ts'
+
+const ticksPerSecond = 100
 
 export interface Run {
   batchSize: number
@@ -76,12 +78,35 @@ export async function withPostgres(
   if (given !== undefined) return work(given)
   const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
   await chmod(folder, 0o755)
-  const places = await findPlaces(environment)
-  const server = await startPostgres({ places, dir: join(folder, 'postgres') })
   try {
-    await work(server.url)
+    await withServer({ dir: join(folder, 'postgres') }, ({ url }) => work(url))
   } finally {
-    await server.stop()
     await rm(folder, { recursive: true, force: true })
   }
+}
+
+/** A Postgres in a folder that stays. */
+export async function withServer(
+  options: Omit<PostgresOptions, 'places'>,
+  work: (server: EmbeddedPostgres) => Promise<void>,
+): Promise<void> {
+  await using server = await startPostgres({ places: await findPlaces(environment), ...options })
+  await work(server)
+}
+
+/** Seconds of CPU that a server has taken: its processes that live, and those it has waited for. */
+export async function serverCpu({ pid }: Pick<EmbeddedPostgres, 'pid'>): Promise<number> {
+  let ticks = 0
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '')
+    const fields = stat
+      .slice(stat.lastIndexOf(')') + 2)
+      .split(' ')
+      .map(Number)
+    const [user = 0, system = 0, waitedUser = 0, waitedSystem = 0] = fields.slice(11, 15)
+    if (Number(name) === pid) ticks += user + system + waitedUser + waitedSystem
+    else if (fields[1] === pid) ticks += user + system
+  }
+  return ticks / ticksPerSecond
 }

@@ -1,21 +1,29 @@
 /**
  * What each statement of a batch does in a database that holds a network already, and how the speed
- * compares with an empty one. `node bench/plans.ts [records] [--write]`; with --write the table goes
- * into docs/plans.md. Fails when a large table is scanned whole.
+ * compares with an empty one. `node bench/plans.ts [records] [--in folder] [--fill] [--write]`; a
+ * database in a folder that is named stays, to be looked at again, --fill does no more than fill it,
+ * and with --write the table goes into docs/plans.md. Fails when a large table is scanned whole.
  */
 import { writeFileSync } from 'node:fs'
+import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
 import { pino } from 'pino'
 import postgres from 'postgres'
 import { migrate } from '../migrations/migrate.ts'
 import { connectPostgres, type Sql } from '../shared/postgres.ts'
-import { engine, measure, withPostgres } from './engine.ts'
+import { engine, measure, serverCpu, withServer } from './engine.ts'
 import { fill, worldOf } from './filled.ts'
 import { history } from './mix.ts'
 
 const schema = 'bsky'
 const log = pino({ level: 'silent' })
-const events = 20_000
+const events = 40_000
+const explainedEvents = 4_000
 const batch = 500
+/** What a server of a few gigabytes has; the tables are much larger. */
+const settings = { shared_buffers: '2GB', max_wal_size: '8GB' }
 /** A table of fewer rows may be scanned. */
 const largeRows = 10_000
 const run = { batchSize: batch, transactions: 2 }
@@ -39,37 +47,63 @@ interface Seen {
   whole: Set<string>
 }
 
-const records = Number(process.argv.find((argument) => /^\d+$/.test(argument)) ?? 1_000_000)
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    in: { type: 'string' },
+    fill: { type: 'boolean' },
+    write: { type: 'boolean' },
+  },
+})
+const records = Number(positionals[0] ?? 1_000_000)
+const own = values.in === undefined ? await mkdtemp(join(tmpdir(), 'sluice-bench-')) : undefined
+const folder = resolve(own ?? values.in ?? '')
+await mkdir(folder, { recursive: true })
+await chmod(folder, 0o755)
 
-await withPostgres(undefined, async (databaseUrl) => {
+await withServer({ dir: join(folder, 'postgres'), settings }, async (server) => {
+  const databaseUrl = server.url
   const world = worldOf(records)
   await migrate({ databaseUrl, schema: 'empty' })
   await migrate({ databaseUrl, schema })
   await using sql = connectPostgres({ databaseUrl, poolSize: 4, log })
-  const started = performance.now()
-  await fill(sql, schema, records)
-  const filledSeconds = Math.round((performance.now() - started) / 1_000)
+  const last = async () => {
+    const [row] = await sql<{ n: number }[]>`select coalesce(max(seq), 0)::int as n from bench`
+    return row?.n ?? 0
+  }
+  await sql`create table if not exists bench (seq bigint)`
+  if ((await last()) === 0) {
+    const started = performance.now()
+    await fill(sql, schema, records)
+    await sql`insert into bench values (${records})`
+    process.stdout.write(`filled in ${Math.round((performance.now() - started) / 1_000)} s\n`)
+  }
+  if (values.fill) return
+  // What was applied before is not applied again.
+  const first = await last()
+  await sql`insert into bench values (${first + 100 * events})`
 
   const rates = []
   for (const [round, of] of ['empty', schema, 'empty', schema].entries()) {
-    const made = [...history(events, records + round * events, world)]
+    const made = [...history(events, first + round * events, world)]
+    const before = await serverCpu(server)
     const measured = await measure(sql, of, made, run)
-    rates.push({ database: of === schema ? `${records} records` : 'empty', ...measured })
+    const cpu = Math.round((((await serverCpu(server)) - before) * 1e6) / made.length)
+    const name = of === schema ? records.toLocaleString('en') : 'none'
+    rates.push({ records: name, ...measured, 'Postgres µs/event': cpu })
   }
   console.table(rates)
 
   const fames = [world.fame, 1].map((fame, round) =>
-    history(2_000, records + (10 + round) * events, { ...world, fame }),
+    history(explainedEvents, first + (10 + round) * events, { ...world, fame }),
   )
   const seen = await explained(databaseUrl, [...(fames[0] ?? [])])
   const famous = await explained(databaseUrl, [...(fames[1] ?? [])])
   const large = await largeTables(sql)
-  const page = pageOf(seen, famous, rates, filledSeconds)
+  const page = pageOf(seen, famous, rates)
   process.stdout.write(page)
-  if (process.argv.includes('--write')) {
-    writeFileSync(new URL('../docs/plans.md', import.meta.url), page)
-  }
-  const scanned = [...seen.values()]
+  if (values.write) writeFileSync(new URL('../docs/plans.md', import.meta.url), page)
+  const scanned = [...seen.values(), ...famous.values()]
     .flatMap(({ whole }) => [...whole])
     .filter((name) => large.has(name))
   if (scanned.length > 0) {
@@ -77,6 +111,7 @@ await withPostgres(undefined, async (databaseUrl) => {
     process.exitCode = 1
   }
 })
+if (own !== undefined) await rm(own, { recursive: true, force: true })
 
 /** Applies the events while Postgres explains every statement, and adds up what it tells. */
 async function explained(
@@ -152,30 +187,33 @@ function pageOf(
   seen: ReadonlyMap<string, Seen>,
   famous: ReadonlyMap<string, Seen>,
   rates: readonly Record<string, unknown>[],
-  filledSeconds: number,
 ): string {
   const rows = [...seen]
     .sort(([, a], [, b]) => b.ms - a.ms)
     .map(([text, entry]) => rowOf(text, entry, famous.get(text)))
-  const speeds = rates.map(
-    (rate) => `| ${rate['database']} | ${rate['events/s']} | ${rate['own CPU µs/event']} |`,
-  )
+  const columns = ['records', 'events/s', 'own CPU µs/event', 'Postgres µs/event']
+  const speeds = rates.map((rate) => `| ${columns.map((column) => rate[column]).join(' | ')} |`)
+  const calls = [...seen.values()].reduce((sum, entry) => sum + entry.calls, 0)
+  const batches = explainedEvents / batch
   return `# Statements and their plans
 
 Written by \`node bench/plans.ts ${records} --write\` on a database that holds ${records.toLocaleString('en')} records with their rows,
-counts and notifications (made in ${filledSeconds} s). Times are those of Postgres for one call, in batches of ${batch} events;
-blocks of 8 KB are those that one call touches: in the usual mix, and when all likes, reposts, replies and follows are
-about the 20 most famous posts and accounts. What touched more of them there would grow with popularity.
+counts and notifications. Times are those of Postgres for one call, in batches of ${batch} events, while it explains every
+statement; blocks of 8 KB are those that one call touches: in the usual mix, and when all likes, reposts, replies and
+follows are about the 20 most famous posts and accounts. What touched more of them there would grow with popularity.
 
 ## Speed, with ${run.transactions} batches of ${run.batchSize} in flight
 
-| database | events/s | own CPU µs/event |
-|---|---|---|
+| records that are there | events/s | client, µs of CPU an event | Postgres, µs of CPU an event |
+|---|---|---|---|
 ${speeds.join('\n')}
 
 ## Statements of a batch
 
-| calls | ms a call | blocks | blocks, all famous | access | statement |
+${(calls / batches).toFixed(0)} statements a batch of ${batch} events, those of its second transaction included, without the four that begin, set and end each
+transaction.
+
+| calls a batch | ms a call | blocks | blocks, all famous | access | statement |
 |---|---|---|---|---|---|
 ${rows.join('\n')}
 `
@@ -184,7 +222,7 @@ ${rows.join('\n')}
 function rowOf(text: string, seen: Seen, famous: Seen | undefined): string {
   const short = text.length > 90 ? `${text.slice(0, 90)}…` : text
   const cells = [
-    seen.calls,
+    (seen.calls / (explainedEvents / batch)).toFixed(1),
     (seen.ms / seen.calls).toFixed(2),
     Math.round(seen.blocks / seen.calls),
     famous === undefined ? '' : Math.round(famous.blocks / famous.calls),

@@ -1906,7 +1906,7 @@ export function pageOf(all: readonly Mutation[], caught: ReadonlyMap<string, str
   const rooms = Map.groupBy(all, ({ file }) => file.slice(0, file.lastIndexOf('/')))
   const sections = [...rooms].map(([room, inRoom]) => {
     const rows = inRoom.map(
-      (mutation) => `${rowStart(mutation)}${cell(caught.get(mutation.name) ?? '')} |`,
+      (mutation) => `${rowStart(mutation)}${cell(caught.get(mutation.name) ?? untried)} |`,
     )
     const head = '| law | without it | in | caught by |\n|---|---|---|---|'
     return `## ${room}\n\n${head}\n${rows.join('\n')}\n`
@@ -1914,7 +1914,7 @@ export function pageOf(all: readonly Mutation[], caught: ReadonlyMap<string, str
   return `# Mutations
 
 Deleting a line that matters turns a test red. Each of these ${all.length} mutations takes one guard out of a copy of the
-code and runs the test that should notice; all are caught, each when it was tried last. Made by
+code and runs the test that should notice; ${caught.size} of them are caught, each when it was tried last. Made by
 \`npm run test:mutations -- --write\` from \`test/mutation-list.ts\`; do not edit.
 
 ${sections.join('\n')}`
@@ -1927,11 +1927,13 @@ export function caughtBefore(page: string, all: readonly Mutation[]): Map<string
     all.flatMap((mutation) => {
       const start = rowStart(mutation)
       const line = lines.find((line) => line.startsWith(start))
-      if (line === undefined) return []
+      if (line === undefined || line.endsWith(`${untried} |`)) return []
       return [[mutation.name, line.slice(start.length, -' |'.length).replaceAll('\\|', '|')]]
     }),
   )
 }
+
+const untried = '—'
 
 function rowStart({ law, words, file, test }: Mutation): string {
   const name = file.slice(file.lastIndexOf('/') + 1)

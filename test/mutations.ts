@@ -1,7 +1,8 @@
 /**
  * Takes one guard at a time out of a copy of the code and shows that a test turns red.
- * `node test/mutations.ts [--only name]… [--missing] [--write]`; `--write` puts the result into
- * `docs/mutations.md`, `--missing` tries those that are not there yet.
+ * `node test/mutations.ts [--only name]… [--room folder]… [--missing] [--write]`; `--room` tries those of the files in a
+ * folder, `--missing` those that are not caught in `docs/mutations.md` yet; `--write` puts what was caught there,
+ * beside what is there already.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -52,20 +53,34 @@ async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       only: { type: 'string', multiple: true },
+      room: { type: 'string', multiple: true },
       missing: { type: 'boolean' },
       write: { type: 'boolean' },
     },
   })
   const before = caughtBefore(await readFile(page, 'utf8'), mutations)
   const chosen = mutations.filter(
-    ({ name }) =>
-      (values.only?.includes(name) ?? true) && !(values.missing === true && before.has(name)),
+    ({ name, file }) =>
+      (values.only?.includes(name) ?? true) &&
+      (values.room?.some((room) => file.startsWith(`${room}/`)) ?? true) &&
+      !(values.missing === true && before.has(name)),
   )
   for (const name of values.only ?? [])
     if (!chosen.some((mutation) => mutation.name === name)) throw new Error(`no mutation ${name}`)
   const misfits = chosen.flatMap((mutation) => misfit(root, mutation) ?? [])
   if (misfits.length > 0) throw new Error(`stale mutations:\n${misfits.join('\n')}`)
 
+  const caught = chosen.length > 0 ? await tryAll(chosen) : new Map<string, string>()
+  if (caught.size < chosen.length) process.exitCode = 1
+  if (!values.write) return
+  // Read again: others may have been tried meanwhile.
+  const all = new Map([...caughtBefore(await readFile(page, 'utf8'), mutations), ...caught])
+  for (const { name } of chosen) if (!caught.has(name)) all.delete(name)
+  await writeFile(page, pageOf(mutations, all))
+}
+
+/** By which test each was caught, of those that were. */
+async function tryAll(chosen: readonly Mutation[]): Promise<Map<string, string>> {
   await using place = await makePlace()
   await requireGreen(place, chosen)
   const caught = new Map<string, string>()
@@ -76,13 +91,7 @@ async function main(): Promise<void> {
     if (killer !== null) caught.set(mutation.name, killer.name)
   }
   process.stdout.write(`${caught.size} of ${chosen.length} mutations caught\n`)
-  if (caught.size < chosen.length) process.exitCode = 1
-  else if (values.write) {
-    const all = new Map([...before, ...caught])
-    const unknown = mutations.filter(({ name }) => !all.has(name)).map(({ name }) => name)
-    if (unknown.length > 0) throw new Error(`never tried: ${unknown.join(', ')}`)
-    await writeFile(page, pageOf(mutations, all))
-  }
+  return caught
 }
 
 /** Every test that is to catch something must be there and pass on the code as it is. */
