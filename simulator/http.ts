@@ -1,4 +1,4 @@
-/** HTTP on loopback: requests in, replies out, XRPC errors, faults on the way. */
+/** HTTP, on loopback unless told otherwise: requests in, replies out, XRPC errors, faults on the way. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Readable } from 'node:stream'
@@ -35,7 +35,7 @@ export class XrpcError extends Error {
 }
 
 export interface Listener {
-  /** `http://127.0.0.1:port` */
+  /** `http://127.0.0.1:port`, or of another address */
   url: string
   /** `127.0.0.1:port` */
   host: string
@@ -47,11 +47,14 @@ export interface Listener {
 export interface ListenOptions {
   answer: (request: Request) => Reply | Promise<Reply>
   faults?: Faults
+  /** Where it listens and says it is; default 127.0.0.1. */
+  address?: string | undefined
   port?: number
 }
 
-/** Serves on a free loopback port. An answer that throws anything but an XrpcError becomes a 500. */
-export async function listen({ answer, faults, port = 0 }: ListenOptions): Promise<Listener> {
+/** Serves on a free port. An answer that throws anything but an XrpcError becomes a 500. */
+export async function listen(options: ListenOptions): Promise<Listener> {
+  const { answer, faults, address = '127.0.0.1', port = 0 } = options
   const server = createServer((incoming, response) => {
     respond(incoming, response).catch(() => response.destroy())
   })
@@ -65,9 +68,9 @@ export async function listen({ answer, faults, port = 0 }: ListenOptions): Promi
   server.keepAliveTimeout = 60_000
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
-    server.listen(port, '127.0.0.1', resolve)
+    server.listen(port, address, resolve)
   })
-  const host = `127.0.0.1:${(server.address() as AddressInfo).port}`
+  const host = `${address}:${(server.address() as AddressInfo).port}`
   return { url: `http://${host}`, host, server, close: () => close(server) }
 }
 

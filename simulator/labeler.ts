@@ -58,14 +58,15 @@ export interface LabelerOptions {
   firstSeq?: number
   windowBytes?: number
   faults?: Faults
+  address?: string | undefined
   random?: Random
 }
 
 export async function startLabeler(options: LabelerOptions): Promise<Labeler> {
   const { clock, key, identify, firstSeq = 1, windowBytes = 16 * 1024 * 1024 } = options
-  const { faults = createFaults(), random } = options
+  const { faults = createFaults(), random, address } = options
   const labels: Label[] = []
-  const listener = await listen({ answer: (request) => answer(request, labels), faults })
+  const listener = await listen({ answer: (request) => answer(request, labels), faults, address })
   const did = await identify(listener.url)
   const stream = new EventStream({
     method: 'com.atproto.label.subscribeLabels',

@@ -1,4 +1,4 @@
-/** A small AT Protocol network on loopback: directory, PDSes, relay, labeler, accounts. */
+/** A small AT Protocol network, on loopback unless told otherwise: directory, PDSes, relay, labeler, accounts. */
 import type { Keypair } from '@atproto/crypto'
 import type { LexMap } from '@atproto/lex-data'
 import { Account, type ExpectedRecord } from './account.ts'
@@ -34,6 +34,8 @@ export interface NetworkOptions {
   labelerFirstSeq?: number
   /** Default: starts 2026-01-01 and moves 1 ms at each reading, so that a run is the same every time. */
   clock?: Clock
+  /** Where every host is, but those of did:web; default 127.0.0.1. */
+  address?: string
   /** Told of every event that the network gives its relay: what can be heard of it. */
   onEvent?: (type: string, body: LexMap) => void
 }
@@ -114,6 +116,7 @@ export interface IdentityChange {
 
 /** Starts a network on free ports. */
 export async function startNetwork(options: NetworkOptions = {}): Promise<Network> {
+  const { address } = options
   const clock = options.clock ?? steppedClock(Date.UTC(2026, 0, 1), 1, 7)
   const random = createRandom(options.seed ?? 'sluice')
   const directory = createDirectory()
@@ -124,14 +127,14 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
 
   const chance = random.fork('faults')
   const faultsOf = (host: string) => createFaults(chance, host)
-  const plc = await startPlc(directory, faultsOf('plc'))
-  const handleResolver = await startHandleResolver(directory, faultsOf('handle resolver'))
+  const plc = await startPlc(directory, faultsOf('plc'), address)
+  const handleResolver = await startHandleResolver(directory, faultsOf('handle resolver'), address)
   const limits = options.rateLimit && { rateLimit: options.rateLimit }
-  const first = await startPds({ directory, faults: faultsOf('pds'), ...limits })
+  const first = await startPds({ directory, address, faults: faultsOf('pds'), ...limits })
   const pds: [Pds, ...Pds[]] = [first]
   while (pds.length < (options.pds ?? 1)) {
     const faults = faultsOf(`pds ${pds.length + 1}`)
-    pds.push(await startPds({ directory, faults, ...limits }))
+    pds.push(await startPds({ directory, address, faults, ...limits }))
   }
   const registrar = await createRegistrar({ directory, clock, random })
   const sent = new Map<Pds, number>()
@@ -158,7 +161,7 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
     const repos = () => reposOf(crawled)
     const hosts = () => crawled.map(hostOf)
     return {
-      relay: await startRelay({ random: chance, ...settings, clock, repos, hosts }),
+      relay: await startRelay({ random: chance, address, ...settings, clock, repos, hosts }),
       crawled,
     }
   }
@@ -174,6 +177,7 @@ export async function startNetwork(options: NetworkOptions = {}): Promise<Networ
   const labelKey = await createKey(random.fork('labeler'), 'k256')
   const labeler = await startLabeler({
     clock,
+    address,
     key: labelKey,
     faults: faultsOf('labeler'),
     random: chance,

@@ -18,6 +18,7 @@ export interface PdsOptions {
   rateLimit?: RateLimit
   port?: number
   faults?: Faults
+  address?: string | undefined
 }
 
 export interface Pds {
@@ -127,7 +128,7 @@ export async function startPds(options: PdsOptions): Promise<Pds> {
     return { body: did }
   }
 
-  const listener = await listen({ answer, faults, port })
+  const listener = await listen({ answer, faults, address: options.address, port })
   return {
     url: listener.url,
     host: listener.host,

@@ -22,7 +22,11 @@ export interface Plc {
   close(): Promise<void>
 }
 
-export async function startPlc(directory: Directory, faults = createFaults()): Promise<Plc> {
+export async function startPlc(
+  directory: Directory,
+  faults = createFaults(),
+  address?: string,
+): Promise<Plc> {
   let requests = 0
   let perSecond: number | null = null
   let window = { second: 0, used: 0 }
@@ -34,7 +38,7 @@ export async function startPlc(directory: Directory, faults = createFaults()): P
     if (perSecond === null || window.used <= perSecond) return answer(request, directory)
     throw new XrpcError(429, 'RateLimitExceeded', 'Too many requests', { 'retry-after': '1' })
   }
-  const listener = await listen({ answer: limited, faults })
+  const listener = await listen({ answer: limited, faults, address })
   return {
     url: listener.url,
     allow(limit) {
@@ -66,9 +70,11 @@ export interface HandleResolver {
 export async function startHandleResolver(
   directory: Directory,
   faults = createFaults(),
+  address?: string,
 ): Promise<HandleResolver> {
   const listener = await listen({
     faults,
+    address,
     answer: ({ path, query, hostname }) => {
       const wellKnown = path === '/.well-known/atproto-did'
       if (!wellKnown && path !== '/xrpc/com.atproto.identity.resolveHandle') {

@@ -38,6 +38,7 @@ export interface RelayOptions {
   maxLagBytes?: number
   /** Default 30 s. */
   pingMs?: number
+  address?: string | undefined
   port?: number
   /** The name of its faults; default `relay`. */
   name?: string
@@ -97,7 +98,13 @@ export async function startRelay(options: RelayOptions): Promise<Relay> {
   const { clock, lagMs = 0, firstSeq = 1, windowBytes = defaultWindow, port = 0 } = options
   const { name = 'relay', random = createRandom('relay') } = options
   const faults = createFaults(random, name)
-  const listener = await listen({ answer: (request) => answer(request, options), faults, port })
+  const { address } = options
+  const listener = await listen({
+    answer: (request) => answer(request, options),
+    faults,
+    address,
+    port,
+  })
   const stream = new EventStream({
     method: 'com.atproto.sync.subscribeRepos',
     server: listener.server,

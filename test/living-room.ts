@@ -1,12 +1,14 @@
 /** A pipeline under a living network, on servers that a test breaks: what must be true when all is quiet. */
+import type { Redis } from 'ioredis'
+import type { Sql } from 'postgres'
 import { expect, vi } from 'vitest'
 import { encodeRequest } from '../shared/events.ts'
 import { ledgerBalance } from '../shared/streams/ledger.ts'
 import { streams } from '../shared/streams/names.ts'
 import { wallClock } from '../simulator/clock.ts'
-import { createWorld } from '../simulator/living.ts'
+import { createWorld, type World } from '../simulator/living.ts'
 import { compareWithModel, describeDifferences } from '../simulator/model/compare.ts'
-import { createHeard } from '../simulator/model/heard.ts'
+import { createHeard, type Heard } from '../simulator/model/heard.ts'
 import { createModel } from '../simulator/model.ts'
 import type { Network } from '../simulator/network.ts'
 import { type Pipeline, type RunningWorker, type Servers, startPipeline } from './pipeline.ts'
@@ -20,17 +22,21 @@ const groups = {
 /** Longer than the minute after which what a consumer has forgotten is delivered again. */
 const patience = { timeout: 150_000, interval: 50 }
 /** Repos whose keys or homes change meanwhile, or that end, may be dead letters by right. */
-const leftOut = ['signingKey', 'migration', 'deletion'] as const
+export const leftOut = ['signingKey', 'migration', 'deletion'] as const
 
-export interface LivingRoom extends AsyncDisposable {
-  readonly pipeline: Pipeline
-  readonly workers: readonly RunningWorker[]
+/** A network that lives beside workers, and what must be true of their tables. */
+export interface Life extends AsyncDisposable {
   /** The relay's position up to which everything is in Redis. */
   cursor(): Promise<number>
   /** Resolves when events that the relay sent after this moment are in Redis, and others are in Postgres. */
   progress(): Promise<void>
   /** Ends the network's life, waits until all is quiet, and compares everything with the model. */
   settle(): Promise<void>
+}
+
+export interface LivingRoom extends Life {
+  readonly pipeline: Pipeline
+  readonly workers: readonly RunningWorker[]
 }
 
 /** Starts everything, and the network's life at so many commits a second. */
@@ -60,6 +66,29 @@ export async function openLivingRoom(options: {
     }),
     await pipeline.start('ingester', { INGESTER_LABELER_HOSTS: network.labeler.url }),
   ]
+  const life = startLife({ network, world, heard, redis, sql, rate })
+  return {
+    ...life,
+    pipeline,
+    workers,
+    async [Symbol.asyncDispose]() {
+      await life[Symbol.asyncDispose]()
+      await pipeline[Symbol.asyncDispose]()
+    },
+  }
+}
+
+/** Lets a populated world live at so many commits a second until it is settled or disposed. */
+export function startLife(options: {
+  network: Network
+  world: World
+  /** Told of every event from the network's start. */
+  heard: Heard
+  redis: Redis
+  sql: Sql
+  rate: number
+}): Life {
+  const { network, world, heard, redis, sql, rate } = options
   const end = new AbortController()
   const life = world.live({ rate, signal: end.signal })
   life.catch(() => {})
@@ -83,8 +112,6 @@ export async function openLivingRoom(options: {
   }
 
   return {
-    pipeline,
-    workers,
     cursor,
     async progress() {
       const seq = network.relay.lastSeq
@@ -116,7 +143,6 @@ export async function openLivingRoom(options: {
     async [Symbol.asyncDispose]() {
       end.abort()
       await life.catch(() => {})
-      await pipeline[Symbol.asyncDispose]()
     },
   }
 }
