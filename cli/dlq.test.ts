@@ -31,18 +31,14 @@ async function filled() {
   ]
   await redis.xadd(
     'firehose_live_dlq',
-    '*',
+    // No other letter has this id, also within one millisecond.
+    `${Date.now()}-7`,
     ...['event', like, 'reason', 'invalid', 'attempts', '1', 'stream', 'firehose_live'],
   )
   await redis.xadd(
     'firehose_live_dlq',
-    '*',
-    'reason',
-    'frame',
-    'frame',
-    'AAAA',
-    'stream',
-    'firehose_live',
+    `${Date.now()}-8`,
+    ...['reason', 'frame', 'frame', 'AAAA', 'stream', 'firehose_live'],
   )
   return { server, redis, ids, env: { REDIS_URL: server.url } }
 }
@@ -123,4 +119,25 @@ test('a letter that is not there is a mistake of the user', async () => {
   const { server, env } = await filled()
   await using _server = server
   expect((await sluice(['dlq', 'show', '1-1'], env)).code).toBe(2)
+})
+
+test('of two letters with one id none is thrown away until it is said which', async () => {
+  const { server, redis, env, ids } = await filled()
+  await using _server = server
+  await redis.xadd('label_live_dlq', String(ids[1]), 'reason', 'invalid')
+  const { code, err } = await sluice(['dlq', 'drop', String(ids[1])], env)
+  expect(code).toBe(2)
+  expect(err).toContain('stands on label_live_dlq and repo_backfill_dlq')
+  const dropped = ['dlq', 'drop', String(ids[1]), '--stream', 'label_live_dlq', '--json']
+  expect(JSON.parse((await sluice(dropped, env)).out)).toEqual({ dropped: 1 })
+  expect(await redis.xlen('label_live_dlq')).toBe(0)
+  expect(await redis.xlen('repo_backfill_dlq')).toBe(3)
+})
+
+test('what is no id of a letter is a mistake of the user', async () => {
+  const { server, env } = await filled()
+  await using _server = server
+  const { code, err } = await sluice(['dlq', 'show', 'newest'], env)
+  expect(code).toBe(2)
+  expect(err).toContain('1767225600000-0')
 })

@@ -4,8 +4,10 @@ import { readConfig } from '../shared/config.ts'
 import {
   dropLetters,
   findLetters,
+  isWanted,
   type Letter,
   letterStreams,
+  readLetter,
   requeueLetterAgain,
   type Wanted,
 } from '../shared/streams/dead-letters.ts'
@@ -68,11 +70,7 @@ export const register: Register = (program, context) => {
       act(context, (ids: string[], flags: Flags) =>
         withRedis(context, async (redis) => {
           let found = 0
-          for await (const { on, id, fields } of letters(
-            redis,
-            { ...wantedOf(flags), ids },
-            flags,
-          )) {
+          for await (const { on, id, fields } of letters(redis, chosen(ids, flags), flags)) {
             found += 1
             context.out.value({ on, id, ...fields }, () =>
               Object.entries({ on, id, ...fields })
@@ -150,9 +148,22 @@ async function withRedis(
   return await use(redis)
 }
 
-async function* letters(redis: Redis, wanted: Wanted, { stream }: Flags) {
-  for (const on of stream === undefined ? letterStreams : [stream]) {
-    yield* findLetters(redis, on, wanted)
+async function* letters(
+  redis: Redis,
+  { ids, ...wanted }: Wanted & { ids?: readonly string[] },
+  { stream }: Flags,
+): AsyncGenerator<Letter, void, undefined> {
+  const streams = stream === undefined ? letterStreams : [stream]
+  if (ids === undefined) for (const on of streams) yield* findLetters(redis, on, wanted)
+  for (const id of ids ?? []) {
+    const read = await Promise.all(streams.map((on) => readLetter(redis, on, id)))
+    const [letter, ...others] = read.filter((found) => found !== null)
+    if (letter === undefined || !isWanted(letter, wanted)) continue
+    if (others.length > 0) {
+      const several = [letter, ...others].map(({ on }) => on).join(' and ')
+      throw new UserError(`${id} stands on ${several}: say which with --stream`)
+    }
+    yield letter
   }
 }
 
@@ -205,8 +216,12 @@ function wantedOf({ reason, host, did, older, newer }: Flags): Wanted {
 }
 
 /** What changes things must be told which: nobody throws all away by a slip. */
-function chosen(ids: readonly string[], flags: Flags): Wanted {
+function chosen(ids: readonly string[], flags: Flags): Wanted & { ids?: readonly string[] } {
   const wanted = wantedOf(flags)
+  const wrong = ids.find((id) => !/^\d+-\d+$/.test(id))
+  if (wrong !== undefined) {
+    throw new UserError(`the id of a letter is such as 1767225600000-0, not ${wrong}`)
+  }
   if (ids.length > 0) return { ...wanted, ids }
   if (flags.all !== true && Object.keys(wanted).length === 0) {
     throw new UserError(

@@ -151,6 +151,8 @@ async function caughtUp(): Promise<void> {
   await relay.caughtUp()
   const cursor = () => redis.get(`firehose_live:cursor:${relay.host}`)
   await eventually(cursor, String(relay.lastSeq))
+  // Who heard a later commit before the one that a relay kept back has the repo read whole.
+  await eventually(() => redis.hlen('ingester:resyncs'), 0)
   await pipeline.drained('repo_backfill', 'repo_backfill_group')
   if (await redis.exists('firehose_backfill')) {
     await pipeline.drained('firehose_backfill', 'firehose_group')

@@ -23,7 +23,6 @@ export interface Letter {
 
 /** What is asked of letters; what is left out is not asked. */
 export interface Wanted {
-  ids?: readonly string[]
   reason?: string
   host?: string
   did?: string
@@ -60,6 +59,12 @@ export async function* findLetters(
   }
 }
 
+/** One letter; null where it is not. Of two streams each may have a letter of the same id. */
+export async function readLetter(redis: Redis, on: string, id: string): Promise<Letter | null> {
+  const [found] = await redis.xrange(on, id, id)
+  return found === undefined ? null : letterOf(on, ...found)
+}
+
 function letterOf(on: string, id: string, flat: readonly string[]): Letter {
   const fields: Record<string, string> = {}
   for (let at = 0; at + 1 < flat.length; at += 2) fields[flat[at] ?? ''] = flat[at + 1] ?? ''
@@ -84,9 +89,9 @@ function eventOf(fields: Readonly<Record<string, string>>): Record<string, unkno
   }
 }
 
-function isWanted(letter: Letter, { ids, reason, host, did, before, after }: Wanted): boolean {
+/** Whether it is what was asked for. */
+export function isWanted(letter: Letter, { reason, host, did, before, after }: Wanted): boolean {
   return (
-    (ids === undefined || ids.includes(letter.id)) &&
     (reason === undefined || letter.reason === reason) &&
     (host === undefined || letter.host === host) &&
     (did === undefined || letter.did === did) &&
