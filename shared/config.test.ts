@@ -92,6 +92,19 @@ test('the Redis URL takes the host:port that older workers had', () => {
   expect(config.redisUrl).toBe('redis://redis:6379')
 })
 
+test.each(['s1:26379,s2:26379,s3', 's1'])('the Redis URL takes the sentinels %s', (sentinels) => {
+  const REDIS_URL = `redis://:pw@streams?sentinels=${sentinels}`
+  expect(readConfig(redisOptions, { REDIS_URL }).redisUrl).toBe(REDIS_URL)
+})
+
+test.each(['', 's1,', 's1:port', 's1 s2'])(
+  'the Redis URL refuses the sentinels "%s"',
+  (sentinels) => {
+    const REDIS_URL = `redis://:pw@streams?sentinels=${sentinels}`
+    expect(() => readConfig(redisOptions, { REDIS_URL })).toThrow(/name its sentinels as host:port/)
+  },
+)
+
 test('the log level takes the plain level of a RUST_LOG filter', () => {
   const level = (value: string) => readConfig(workerOptions, { RUST_LOG: value }).logLevel
   expect([level('debug'), level('rsky_indexer=debug,warn'), level('rsky=trace')]).toEqual([

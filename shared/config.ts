@@ -178,7 +178,12 @@ function logLevel(value: string): (typeof levels)[number] {
 /** A Redis URL; the `host:port` of older installations counts as one. */
 function redisUrl(value: string): string {
   const full = /^[a-z]+:\/\//.test(value) ? value : `redis://${value}`
-  return url('redis:', 'rediss:')(full)
+  const checked = url('redis:', 'rediss:')(full)
+  const sentinels = new URL(checked).searchParams.get('sentinels')
+  if (sentinels !== null && !/^[\w.-]+(:\d+)?(,[\w.-]+(:\d+)?)*$/.test(sentinels)) {
+    throw new Error('must name its sentinels as host:port,host:port')
+  }
+  return checked
 }
 
 /** What every worker has. */
@@ -217,7 +222,7 @@ export const redisOptions = {
     env: 'REDIS_URL',
     aliases: ['REDIS_HOST'],
     parse: redisUrl,
-    doc: 'Where the streams are, as redis://[user:password@]host:port[/db] or rediss://.',
+    doc: 'Where the streams are, as redis://[user:password@]host:port[/db] or rediss://; ?ca= names a CA file; redis://name?sentinels=host:port,host:port asks Sentinels (by ?sentinel_password=) where the master of that name is.',
     secret: true,
   },
   streamGroups: {

@@ -71,4 +71,7 @@ test('credentials in a URL are never shown', () => {
   expect(withoutCredentials('rediss://:pw@r/0 and https://a/b@c')).toBe(
     'rediss://***@r/0 and https://a/b@c',
   )
+  expect(withoutCredentials('redis://:pw@m?sentinels=a,b&sentinel_password=s3cret&ca=/f')).toBe(
+    'redis://***@m?sentinels=a,b&sentinel_password=***&ca=/f',
+  )
 })

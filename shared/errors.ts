@@ -101,9 +101,11 @@ export function errorFields(error: unknown): Record<string, unknown> {
   }
 }
 
-/** Takes the user and password out of every URL in a text. */
+/** Takes the user and passwords out of every URL in a text. */
 export function withoutCredentials(value: string): string {
-  return value.replaceAll(/([a-z][a-z0-9+.-]*:\/\/)[^\s/?#"'@]*@/gi, '$1***@')
+  return value
+    .replaceAll(/([a-z][a-z0-9+.-]*:\/\/)[^\s/?#"'@]*@/gi, '$1***@')
+    .replaceAll(/([?&]\w*password=)[^\s&#"']*/gi, '$1***')
 }
 
 function causes(error: unknown): unknown[] {

@@ -6,7 +6,10 @@ import type { Logger } from 'pino'
 import { backoff, sleep } from './retry.ts'
 
 export interface RedisSettings {
-  /** redis:// or rediss://, with user, password and database; `?ca=/path` names a CA file. */
+  /**
+   * redis:// or rediss://, with user, password and database; `?ca=/path` names a CA file. With
+   * `?sentinels=host:port,…` its host is a name, and the Sentinels tell who is its master.
+   */
   redisUrl: string
   log: Logger
   /** Shown by CLIENT LIST. */
@@ -24,13 +27,36 @@ const silentMs = 10_000
  * at once, and its caller decides. It reconnects for ever, and logs when Redis goes and comes.
  */
 export function connectRedis({ redisUrl, log, name }: RedisSettings): Connection {
-  const url = new URL(redisUrl)
-  const caFile = url.searchParams.get('ca')
-  url.search = ''
-  const options: Settings = { ...settings }
+  const { href, place } = redisPlace(redisUrl)
+  const options: Settings = { ...settings, ...place }
   if (name !== undefined) options.connectionName = name
-  if (caFile !== null) options.tls = { ca: readFileSync(caFile, 'utf8') }
-  return disposable(new Redis(url.href, options), log)
+  return disposable(new Redis(href, options), log)
+}
+
+/**
+ * What ioredis takes for a `redisUrl`. Through Sentinels, who is master is asked at every connection,
+ * and one that is so no more is left.
+ */
+export function redisPlace(redisUrl: string): { href: string; place: Partial<Settings> } {
+  const url = new URL(redisUrl)
+  const { hostname, protocol, searchParams } = url
+  const [caFile, sentinels, password] = ['ca', 'sentinels', 'sentinel_password'].map((name) =>
+    searchParams.get(name),
+  )
+  const place: Partial<Settings> = {}
+  if (caFile) place.tls = { ca: readFileSync(caFile, 'utf8') }
+  if (sentinels) {
+    place.name = hostname
+    place.sentinels = sentinels.split(',').map((address) => {
+      const [host = '', port = '26379'] = address.split(':')
+      return { host, port: Number(port) }
+    })
+    place.failoverDetector = true
+    place.enableTLSForSentinelMode = protocol === 'rediss:'
+    if (password) place.sentinelPassword = password
+  }
+  url.search = ''
+  return { href: url.href, place }
 }
 
 /** Another connection with the settings of this one. */

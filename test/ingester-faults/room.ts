@@ -4,6 +4,7 @@ import { Redis } from 'ioredis'
 import { expect } from 'vitest'
 import { type RunningIngester, startIngester } from '../../ingester/testing.ts'
 import { decodeRequest } from '../../shared/events.ts'
+import { redisPlace } from '../../shared/redis.ts'
 import { cursorKeys, resyncsKey, streams } from '../../shared/streams/names.ts'
 import { createWorld, type World, type WorldOptions } from '../../simulator/living.ts'
 import { type Network, type NetworkOptions, startNetwork } from '../../simulator/network.ts'
@@ -63,7 +64,9 @@ export async function openFaultRoom(options: FaultRoomOptions): Promise<FaultRoo
   const resources = new AsyncDisposableStack()
   const told = createTold()
   const network = resources.use(await startNetwork({ onEvent: told.note, ...options.network }))
-  const redis = new Redis(options.redisUrl, {
+  const { href, place } = redisPlace(options.redisUrl)
+  const redis = new Redis(href, {
+    ...place,
     ...{ protocol: 2, maxRetriesPerRequest: null, retryStrategy: () => 20, commandTimeout: 2_000 },
   })
   redis.on('error', () => {})

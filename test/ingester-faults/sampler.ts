@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import { expect } from 'vitest'
+import { redisPlace } from '../../shared/redis.ts'
 import { resyncsKey, streams } from '../../shared/streams/names.ts'
 import { compareIds } from '../../shared/streams/state.ts'
 import { readFrame } from '../../simulator/frames.ts'
@@ -17,7 +18,10 @@ export function startSampler(
   relays: readonly Relay[],
   keyOf: (relay: Relay) => string,
 ) {
-  const redis = new Redis(redisUrl, { protocol: 2, retryStrategy: () => 20, commandTimeout: 1_000 })
+  const { href, place } = redisPlace(redisUrl)
+  const redis = new Redis(href, {
+    ...{ ...place, protocol: 2, retryStrategy: () => 20, commandTimeout: 1_000 },
+  })
   redis.on('error', () => {})
   const followed = relays.map(createFollowed)
   const present = new Set<string>()
