@@ -30,11 +30,14 @@ function written(text: string): string {
   )
 }
 
-test('Prometheus takes the configuration', async () => {
-  const { code, stdout, stderr } = await promtool('check', 'config', 'prometheus.yml')
-  expect(stdout + stderr).not.toContain('FAILED')
-  expect(code).toBe(0)
-})
+test.each(['prometheus.yml', 'small.yml'])(
+  'Prometheus takes the configuration %s',
+  async (file) => {
+    const { code, stdout, stderr } = await promtool('check', 'config', file)
+    expect(stdout + stderr).not.toContain('FAILED')
+    expect(code).toBe(0)
+  },
+)
 
 test('every alert fires when it should, and not before', async () => {
   const { code, stdout, stderr } = await promtool('test', 'rules', 'rules.test.yml')
@@ -69,6 +72,33 @@ test('every panel has an expression that Prometheus can read', async () => {
   await writeFile(file, JSON.stringify({ groups: [{ name: 'panels', rules: recorded }] }))
   const { stdout, stderr } = await promtool('check', 'rules', file)
   expect(stdout + stderr).toContain(`SUCCESS: ${exprs.length} rules found`)
+})
+
+/** What dashboards and alerts of the older workers read. */
+const olderNames: Record<Service, string> = {
+  ingester: `firehose_events_total firehose_create_events_total firehose_update_events_total
+    firehose_delete_events_total firehose_filtered_operations_total stream_events_total errors_total
+    labeler_events_total labels_written_total backfill_repos_fetched_total
+    backfill_repos_written_total backfill_fetch_errors_total backfill_cursor_skips_total
+    firehose_live_length firehose_backfill_length label_live_length repo_backfill_length
+    backpressure_active websocket_connections events_in_memory backfill_complete`,
+  backfiller: `repos_processed_total repos_failed_total repos_dead_lettered_total
+    records_extracted_total records_filtered_total retries_attempted_total car_fetch_errors_total
+    car_parse_errors_total verification_errors_total repos_waiting repos_running
+    output_stream_length`,
+  indexer: `events_processed_total create_events_total update_events_total delete_events_total
+    repo_events_total account_events_total identity_events_total db_writes_total
+    expected_errors_total unexpected_errors_total errors_total ack_failures_total post_events_total
+    like_events_total repost_events_total follow_events_total block_events_total
+    profile_events_total labels_processed_total labels_added_total labels_removed_total
+    pending_messages active_tasks`,
+}
+
+test.each(services)('the %s has every name of the older dashboards, without labels', (service) => {
+  const plain = metricsOf(service).filter(({ labels }) => labels.length === 0)
+  const names = plain.map(({ name }) => name)
+  const older = olderNames[service].split(/\s+/).map((name) => `${service}_${name}`)
+  expect(older.filter((name) => !names.includes(name))).toEqual([])
 })
 
 test.each(services)('the table has exactly what the %s serves', async (service: Service) => {
