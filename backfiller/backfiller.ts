@@ -23,8 +23,9 @@ import { createMemory } from './memory.ts'
 import { type BackfillerMetrics, createMetrics } from './metrics.ts'
 import type { options } from './options.ts'
 import { createPace } from './pace.ts'
-import { backfill, passOn } from './repo.ts'
+import { backfill, maxBatchBytes, passOn } from './repo.ts'
 import { createSlots } from './slots.ts'
+import { createAppender } from './together.ts'
 
 /** Requests in hand for each slot: more than can be slow and wait for their time taken together. */
 const inHandPerSlot = 8
@@ -32,6 +33,8 @@ const inHandPerSlot = 8
 const slowPerSlot = 2
 /** Requests that wait in hand until they are due, for each slot. */
 const waitingPerSlot = 2
+/** Questions to the directory at once, as fast as it answers until it says that that is too fast. */
+const directory = { concurrency: 100, spacingMs: 0, patientMs: 5_000 }
 const identityTimeoutMs = 15_000
 /** Each repo is asked for once, so little is gained by remembering documents for long. */
 const identityTtlMs = 600_000
@@ -92,11 +95,13 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
         }),
       )
       if (producer === null) return
+      const appender = createAppender(producer, { entries: config.batchSize, bytes: maxBatchBytes })
       const repos = {
         identity,
+        directory: createHosts({ ...directory, mostWaiting: config.concurrency * inHandPerSlot }),
         hosts,
         fetcher,
-        producer,
+        appender,
         slots,
         pace,
         board,
@@ -113,7 +118,7 @@ export async function runBackfiller(worker: Worker<typeof options>): Promise<voi
         const handle = createHandler({
           backfill: (did, signal, trace) => backfill(did, { ...repos, urgent }, signal, trace),
           end: async (ending, signal) => {
-            await passOn(ending, producer)
+            await passOn(ending, appender)
             await throughOutages(() => endResyncs(redis, [ending.did]), signal)
           },
           requeue: createRequeue({ redis, stream, group: config.group, alone }),

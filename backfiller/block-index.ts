@@ -13,6 +13,8 @@ const slotBytes = words * 4
 const shards = 32
 /** 2 KB in all: most repos are small. */
 const firstSlots = 4
+/** Secret, so that nobody can choose digests that fall into one slot. */
+const seeds = [randomBytes(4).readUInt32LE() | 1, randomBytes(4).readUInt32LE() | 1] as const
 /** Full up to four fifths, then half as large again: 20 to 30 bytes a block. */
 const fullness = 0.8
 const growth = 1.5
@@ -27,8 +29,6 @@ export class BlockIndex {
     () => new Uint32Array(firstSlots * words),
   )
   readonly #counts = new Uint32Array(shards)
-  /** Secret, so that nobody can choose digests that fall into one slot. */
-  readonly #seeds = [randomBytes(4).readUInt32LE() | 1, randomBytes(4).readUInt32LE() | 1] as const
   #count = 0
   #bytes = shards * firstSlots * slotBytes
 
@@ -82,7 +82,7 @@ export class BlockIndex {
 
   /** The slot of a digest, or the free one where it belongs. */
   #find(shard: Uint32Array, high: number, low: number): number {
-    const [first, second] = this.#seeds
+    const [first, second] = seeds
     let hash = Math.imul(high ^ first, 0x85eb_ca6b)
     hash = Math.imul(hash ^ (hash >>> 15) ^ low ^ second, 0xc2b2_ae35)
     hash = (hash ^ (hash >>> 16)) >>> 0

@@ -1,11 +1,11 @@
 /** One request to one host, and all the ways in which a host answers. */
 import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer as createTcpServer } from 'node:net'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { Failure } from './failures.ts'
-import { createFetcher } from './fetch.ts'
+import { createFetcher, type FetcherOptions } from './fetch.ts'
 import type { Limits } from './hosts.ts'
 
 const did = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa'
@@ -28,24 +28,31 @@ async function host(answer: RequestListener): Promise<{ url: string } & AsyncDis
   }
 }
 
-interface Settings {
-  timeoutMs?: number
-  maxBytes?: number
-  allowPrivateHosts?: boolean
-  slowMs?: number
+interface Settings extends Partial<FetcherOptions> {
   heard?: (limits: Limits) => void
   slow?: () => void
 }
 
+const usual: FetcherOptions = {
+  timeoutMs: 1_000,
+  maxBytes: 10_000,
+  userAgent: 'sluice-backfiller/test',
+  allowPrivateHosts: true,
+}
+
 async function fetchFrom(url: string, settings: Settings = {}): Promise<Buffer> {
-  const { heard = () => {}, slow = () => {}, ...options } = settings
-  using fetcher = createFetcher({
-    timeoutMs: 1_000,
-    maxBytes: 10_000,
-    userAgent: 'sluice-backfiller/test',
-    allowPrivateHosts: true,
-    ...options,
-  })
+  const { heard = nothing.heard, slow = nothing.slow, ...options } = settings
+  using fetcher = createFetcher({ ...usual, ...options })
+  return await read(fetcher, url, { heard, slow })
+}
+
+const nothing = { heard: () => {}, slow: () => {} }
+
+async function read(
+  fetcher: ReturnType<typeof createFetcher>,
+  url: string,
+  { heard, slow }: Required<Pick<Settings, 'heard' | 'slow'>> = nothing,
+): Promise<Buffer> {
   const response = await fetcher.fetchRepo(url, did, { signal, heard, slow })
   const parts: Uint8Array[] = []
   for await (const part of response.body) parts.push(part)
@@ -127,6 +134,32 @@ test('a host that says nothing, stops in the middle, or drips is left after the 
   expect(await Promise.all(found)).toEqual(['timeout', 'timeout', 'timeout'])
 })
 
+test('a host that takes no connection, or does not finish it, is left soon, whatever an answer may take', async () => {
+  const silent = createTcpServer().listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  const url = `https://127.0.0.1:${(silent.address() as AddressInfo).port}`
+  const limits = { connectMs: 100, timeoutMs: 3_600_000, slowMs: 3_600_000 }
+  await expect(fetchFrom(url, limits)).rejects.toMatchObject({
+    reason: 'timeout',
+    message: expect.stringContaining('no connection'),
+  })
+  silent.close()
+})
+
+test('a connection is used again, and one that the host has closed meanwhile costs nothing', async () => {
+  const answered: unknown[] = []
+  let connections = 0
+  await using pds = await host(({ socket }, response) => {
+    if (answered.length === 2 && answered.includes(socket)) return void socket.destroy()
+    if (!answered.includes(socket)) connections += 1
+    answered.push(socket)
+    response.writeHead(200, car).end(body)
+  })
+  using fetcher = createFetcher(usual)
+  for (let times = 0; times < 3; times += 1) expect(await read(fetcher, pds.url)).toEqual(body)
+  expect([answered.length, connections]).toEqual([3, 2])
+})
+
 test('a host that is not there is unreachable', async () => {
   const gone = await host(() => {})
   await gone[Symbol.asyncDispose]()
@@ -148,6 +181,16 @@ test('redirects are followed a few times, and not in circles', async () => {
   expect(await fetchFrom(moved.url)).toEqual(body)
   expect(await reasonFrom(circle.url)).toBe('redirects')
   expect(await reasonFrom(elsewhere.url)).toBe('redirects')
+})
+
+test.each([
+  ['https://127.0.0.1:8443', 'private-host'],
+  ['https://169.254.169.254/latest/meta-data', 'private-host'],
+  ['https://localhost', 'private-host'],
+  ['http://127.0.0.1:8443', 'insecure-host'],
+])('a host that may be asked sends us on to %s, and we do not go', async (location, reason) => {
+  await using pds = await host((_, response) => response.writeHead(302, { location }).end())
+  expect(await reasonFrom(pds.url, { allowPrivateHosts: [pds.url] })).toBe(reason)
 })
 
 test.each([

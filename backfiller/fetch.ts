@@ -9,14 +9,16 @@ import { Failure, statusFailure } from './failures.ts'
 import { type Limits, limitsOf, NotNowError } from './hosts.ts'
 
 export interface FetcherOptions {
-  /** For the connection and the first byte; and for any pause after that. */
+  /** For the first byte; and for any pause after that. */
   timeoutMs: number
+  /** For the connection, TLS included. */
+  connectMs?: number
   /** A host is slow that lets us wait so long for its answer, or for a part of it worth speaking of. */
   slowMs?: number
   maxBytes: number
   userAgent: string
-  /** Lets hosts have private addresses, and go without TLS. */
-  allowPrivateHosts: boolean
+  /** Lets hosts, or those at some origins, have private addresses, and go without TLS. */
+  allowPrivateHosts: boolean | readonly string[]
 }
 
 /** What is told while one repo is fetched. */
@@ -47,12 +49,14 @@ const maxErrorBytes = 64 * 1024
 const leastProgressBytes = 16 * 1024
 /** Less than this within `slowMs` is slow. */
 const leastQuickBytes = 128 * 1024
-const connectMs = 10_000
 /** These answers come from a proxy or a captive portal, whatever their status. */
 const notCars = /^(text\/|application\/(json|xml|xhtml))/
 
 export function createFetcher(options: FetcherOptions): Fetcher {
-  const { timeoutMs, slowMs = 2_000, maxBytes, userAgent, allowPrivateHosts } = options
+  const { timeoutMs, connectMs = 10_000, slowMs = 2_000, maxBytes, userAgent } = options
+  const { allowPrivateHosts } = options
+  const mayBePrivate = ({ origin }: URL) =>
+    typeof allowPrivateHosts === 'boolean' ? allowPrivateHosts : allowPrivateHosts.includes(origin)
   const agents = {
     'http:': new HttpAgent({ keepAlive: true, maxFreeSockets: 64, timeout: timeoutMs }),
     'https:': new HttpsAgent({ keepAlive: true, maxFreeSockets: 64, timeout: timeoutMs }),
@@ -69,7 +73,7 @@ export function createFetcher(options: FetcherOptions): Fetcher {
           'user-agent': userAgent,
         },
         signal,
-        ...(allowPrivateHosts ? {} : { lookup: publicLookup }),
+        ...(mayBePrivate(url) ? {} : { lookup: publicLookup }),
       })
       const within = (ms: number, what: string) =>
         setTimeout(() => request.destroy(new Failure('timeout', `${what} within ${ms} ms`)), ms)
@@ -106,7 +110,7 @@ export function createFetcher(options: FetcherOptions): Fetcher {
     async fetchRepo(pds, did, asking) {
       let url = new URL(`/xrpc/com.atproto.sync.getRepo?did=${encodeURIComponent(did)}`, pds)
       for (let redirects = 0; redirects <= maxRedirects; redirects += 1) {
-        if (!allowPrivateHosts) checkPublic(url)
+        if (!mayBePrivate(url)) checkPublic(url)
         const response = await get(url, asking)
         const limits = limitsOf(response.headers)
         asking.heard(limits)

@@ -44,6 +44,9 @@ export function decodeAsked(fields: readonly string[]): Asked {
   }
 }
 
+/** A host that asks to come back later has not failed, so it is not a try; until it has for a day. */
+const limitedMs = 86_400_000
+
 /** Who has to wait longer than this goes back to the end of the queue. */
 const longestHeldMs = 20_000
 
@@ -155,7 +158,7 @@ async function tryOnce(
     if (error instanceof NotNowError) {
       metrics.requeued.inc()
       const { until } = error
-      const not_before = until === 0 ? {} : { not_before: new Date(until).toISOString() }
+      const not_before = until === 0 ? {} : { not_before: iso(until) }
       return { later: { ...not_before, ...pdsOf(trace) } }
     }
     const failure = failureOf(error)
@@ -172,18 +175,19 @@ async function tryOnce(
       return { outcome: `refused:${reason}` }
     }
     count(failure, metrics)
-    if (kind === 'poison' || attempt > options.maxRetries) {
+    const now = Date.now()
+    const isTry = reason !== 'rate-limited' || now - timeOf(firstFailedAt ?? iso(now)) > limitedMs
+    if (kind === 'poison' || (isTry && attempt > options.maxRetries)) {
       await end({ did, reason, askedAt }, signal)
       return { outcome: deadLetter(failure, { attempt, trace, firstFailedAt }, options) }
     }
     const waitMs = Math.max(backoff(attempt, options.retry), failure.retryAfterMs)
     log.info({ ...fields, waitMs: Math.round(waitMs) }, 'repo failed, again later')
-    const now = Date.now()
     const later = {
       ...pdsOf(trace),
-      attempts: attempt,
-      first_failed_at: firstFailedAt ?? new Date(now).toISOString(),
-      not_before: new Date(now + waitMs).toISOString(),
+      attempts: isTry ? attempt : past,
+      first_failed_at: firstFailedAt ?? iso(now),
+      not_before: iso(now + waitMs),
     }
     return { later }
   }
@@ -204,7 +208,7 @@ function deadLetter(
   { metrics }: HandlerOptions,
 ): Outcome {
   metrics.deadLettered.inc()
-  const failed_at = new Date().toISOString()
+  const failed_at = iso(Date.now())
   const first_failed_at = firstFailedAt ?? failed_at
   const host = trace?.host ?? ''
   return {
@@ -259,4 +263,8 @@ async function waitUntil(
 
 function timeOf(text: string | undefined): number {
   return text === undefined ? 0 : Date.parse(text)
+}
+
+function iso(time: number): string {
+  return new Date(time).toISOString()
 }

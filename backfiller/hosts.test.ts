@@ -65,7 +65,8 @@ test('a host that asks to be left alone is left alone, for an hour at most', asy
 
 test('a host that fails again and again cools off longer each time, until it works', async () => {
   const hosts = createHosts({ spacingMs: 0, patience: 3, coolingMs: 1_000, patientMs: 1e9 })
-  using turn = await hosts.turn('host', signal)
+  const turn = await hosts.turn('host', signal)
+  turn[Symbol.dispose]()
   const after = async (failures: number) => {
     for (let failed = 0; failed < failures; failed += 1) turn.failed()
     return (await turnsAt(hosts, 'host', 1))[0]
@@ -101,6 +102,27 @@ test('a host for which enough requests wait takes no more of them', async () => 
   void hosts.turn('busy', signal)
   await expect(hosts.turn('busy', signal)).rejects.toMatchObject({ name: 'NotNowError', until: 0 })
   await expect(hosts.turn('idle', signal)).resolves.toBeDefined()
+})
+
+test('nor does one that is between two requests', async () => {
+  const hosts = createHosts({ spacingMs: 1_000, burst: 1, mostWaiting: 2 })
+  const first = await hosts.turn('quick', signal)
+  first[Symbol.dispose]()
+  void hosts.turn('quick', signal)
+  void hosts.turn('quick', signal)
+  await expect(hosts.turn('quick', signal)).rejects.toMatchObject({ name: 'NotNowError', until: 0 })
+})
+
+test('a host that has failed is tried with one request, until it works', async () => {
+  const hosts = createHosts({ spacingMs: 0, patience: 2 })
+  const turns = [await hosts.turn('host', signal), await hosts.turn('host', signal)]
+  expect(turns.map((turn) => turn.failed())).toEqual([false, true])
+  for (const turn of turns) turn[Symbol.dispose]()
+  await vi.advanceTimersByTimeAsync(1_000)
+  const trial = await hosts.turn('host', signal)
+  await expect(hosts.turn('host', signal)).rejects.toMatchObject({ name: 'NotNowError', until: 0 })
+  trial.worked()
+  await expect(hosts.turn('host', signal)).resolves.toBeDefined()
 })
 
 test('a slow host is asked one at a time, until it is quick again', async () => {

@@ -18,8 +18,11 @@ export interface Turn extends Disposable {
   heard: (limits: Limits) => void
   /** The host has done what it should, which may be to say no. */
   worked: () => void
-  /** The host itself has failed: no answer, a broken one, or one that says that it can not. */
-  failed: () => void
+  /**
+   * The host itself has failed: no answer, a broken one, or one that says that it can not. True when
+   * it is left alone for a while for that.
+   */
+  failed: () => boolean
   /** The host takes long: until it is quick again, one request at a time is enough. */
   dragged: () => void
 }
@@ -72,7 +75,7 @@ export interface HostsOptions {
   burst?: number
   /** So many may wait for a turn; the hands are for other hosts too. */
   mostWaiting?: number
-  /** Failures in a row after which a host is left alone, longer each time. */
+  /** Failures in a row after which a host is left alone, longer each time, then tried with one request. */
   patience?: number
   coolingMs?: number
   maxCoolingMs?: number
@@ -165,13 +168,17 @@ export function createHosts(options: HostsOptions = {}): Hosts {
 
   const isSlow = (host: Host) => host.slowUntil > Date.now()
 
-  const mostRunning = (host: Host) => (isSlow(host) ? 1 : concurrency)
+  /** Whether one request at a time is enough. */
+  const isTried = (host: Host) => isSlow(host) || host.failures >= patience
+
+  const mostRunning = (host: Host) => (isTried(host) ? 1 : concurrency)
 
   const refusalOf = (host: Host): NotNowError | null => {
     if (isPausedLong(host)) return pausedError(host)
-    // Who waits for a slow host would only be in the hands' way.
-    const isCrowded = host.waiting.length >= (isSlow(host) ? 0 : mostWaiting) && host.running > 0
-    return isCrowded ? new NotNowError(`enough requests wait for ${host.name}`) : null
+    // Who waits for a slow host, or for one that fails, would only be in the hands' way.
+    const most = isTried(host) ? 1 - host.running : mostWaiting
+    if (host.waiting.length < most) return null
+    return new NotNowError(`enough requests wait for ${host.name}`)
   }
 
   /** Lets the next one go, or arranges to look again when it may. */
@@ -227,7 +234,9 @@ export function createHosts(options: HostsOptions = {}): Hosts {
         host.failures += 1
         host.failed += 1
         const beyond = host.failures - patience
-        if (beyond >= 0) pause(host, Math.min(maxCoolingMs, coolingMs * 2 ** Math.min(beyond, 20)))
+        if (beyond < 0) return false
+        pause(host, Math.min(maxCoolingMs, coolingMs * 2 ** Math.min(beyond, 20)))
+        return true
       },
       [Symbol.dispose]: () => {
         if (ended) return

@@ -4,24 +4,27 @@ import { crashPoint } from '../shared/crash-point.ts'
 import { encodeEvent } from '../shared/events.ts'
 import { type Account, type Identity, IdentityError } from '../shared/identity.ts'
 import type { Scope } from '../shared/scope.ts'
-import { type Producer, RewoundError } from '../shared/streams/producer.ts'
+import { RewoundError } from '../shared/streams/producer.ts'
 import { Blocks } from './blocks.ts'
 import type { Board } from './board.ts'
 import { Failure, failureOf, type Reason } from './failures.ts'
 import type { Fetcher } from './fetch.ts'
-import type { Hosts, Turn } from './hosts.ts'
+import { type Hosts, NotNowError, type Turn } from './hosts.ts'
 import type { Memory } from './memory.ts'
 import type { BackfillerMetrics } from './metrics.ts'
 import type { Pace } from './pace.ts'
 import { isSignedBy, readBlocks } from './read.ts'
 import type { Place, Slots } from './slots.ts'
+import type { Appender } from './together.ts'
 import { type OpenedRepo, openRepo, proveTree, recordsOf } from './walk.ts'
 
 export interface RepoOptions {
   identity: Identity
+  /** Turns at the directory of did:plc, as at a host: all repos depend on it. */
+  directory: Hosts
   hosts: Hosts
   fetcher: Fetcher
-  producer: Producer
+  appender: Appender
   /** A place for each repo that is worked on. Whoever waits, for a host or a next try, has none. */
   slots: Slots
   /** Comes before what is only on the list. */
@@ -67,7 +70,7 @@ export interface Trace {
 }
 
 /** An append is at most this much JSON, whatever the number of records, except for a single one. */
-const maxBatchBytes = 4 * 1024 * 1024
+export const maxBatchBytes = 4 * 1024 * 1024
 /** The word that a snapshot is complete counts its records by collection, unless there are more. */
 const maxCounted = 1_000
 /** So much of a CAR may arrive before its repo has a place. */
@@ -81,6 +84,7 @@ const stepsAtOnce = 1_000
 const staleReasons: ReadonlySet<Reason> = new Set([
   'RepoNotFound',
   'RepoTakendown',
+  'RepoSuspended',
   'RepoDeactivated',
   'no-pds',
   'no-signing-key',
@@ -118,17 +122,40 @@ const identityReasons = {
   unavailable: 'identity-unavailable',
 } as const satisfies Record<IdentityError['kind'], Reason>
 
+/** How long whoever says 'too often' is left alone, where he does not say how long. */
+const tooOftenMs = 1_000
+
+/**
+ * The account of a DID. A directory that is away, or asked too often, says nothing about a repo: the
+ * request comes back later, and no try of it is counted. Throws Failure, NotNowError.
+ */
 async function resolve(
   did: string,
-  { identity }: RepoOptions,
+  { identity, directory, urgent }: RepoOptions,
   how: { refresh?: boolean; signal: AbortSignal },
 ): Promise<Account> {
+  const known = how.refresh === true ? null : identity.peek(did)
+  if (known !== null) return known
+  using turn = did.startsWith('did:plc:')
+    ? await directory.turn('the directory', how.signal, urgent)
+    : null
   try {
-    return await identity.resolve(did, how)
+    const account = await identity.resolve(did, how)
+    turn?.worked()
+    return account
   } catch (cause) {
     if (!(cause instanceof IdentityError)) throw cause
+    const { kind, tooOften } = cause
     const retryAfterMs = cause.retryAfterMs ?? 0
-    throw new Failure(identityReasons[cause.kind], cause.message, { cause, retryAfterMs })
+    if (kind !== 'unavailable') turn?.worked()
+    else if (turn !== null) {
+      const pauseMs = Math.max(retryAfterMs, tooOften ? tooOftenMs : 0)
+      turn.heard({ retryAfterMs: pauseMs })
+      if (tooOften || turn.failed()) {
+        throw new NotNowError(`the directory: ${cause.message}`, Date.now() + pauseMs)
+      }
+    }
+    throw new Failure(identityReasons[kind], cause.message, { cause, retryAfterMs })
   }
 }
 
@@ -210,12 +237,13 @@ export interface Ending {
 }
 
 /** Puts what has become of an account on the output stream, where the reason tells. */
-export async function passOn({ did, reason, askedAt }: Ending, producer: Producer): Promise<void> {
+export async function passOn({ did, reason, askedAt }: Ending, appender: Appender): Promise<void> {
   const status = statusOf[reason]
   if (status === undefined) return
   const time = new Date(askedAt).toISOString()
   const entry = encodeEvent({ type: 'account', seq: -1, time, did, active: false, status })
-  await again(() => producer.append({ entries: [entry] }))
+  const one = { entries: [entry], bytes: entry.join().length }
+  await again(() => appender.append({ ...one, epoch: appender.epoch }))
 }
 
 /** The host is told apart from the repo: only its own failures make it cool off. */
@@ -234,7 +262,10 @@ async function judging<T>(
     return result
   } catch (error) {
     const failure = failureOf(error)
-    if (failure?.kind === 'transient' && failure.reason !== 'rate-limited') turn.failed()
+    if (failure?.reason === 'rate-limited') {
+      turn.heard({ retryAfterMs: Math.max(failure.retryAfterMs, tooOftenMs) })
+      turn.worked()
+    } else if (failure?.kind === 'transient') turn.failed()
     else if (failure !== null) turn.worked()
     answers.inc({ group, result: failure?.kind ?? 'later' })
     throw error
@@ -320,9 +351,9 @@ async function appendAll(
   options: RepoOptions,
   signal: AbortSignal,
 ): Promise<Snapshot> {
-  const { producer, metrics, scope, inScope, batchSize } = options
+  const { appender, metrics, scope, inScope, batchSize } = options
   const { did, rev } = commit
-  const { epoch } = producer
+  const { epoch } = appender
   const head = { seq: -1, time: new Date().toISOString(), did, commit: cid, rev }
   const refused: Record<string, number> = {}
   let entries: string[][] = []
@@ -332,7 +363,7 @@ async function appendAll(
   let steps = 0
   const flush = async () => {
     signal.throwIfAborted()
-    await producer.append({ entries, epoch })
+    await appender.append({ entries, bytes, epoch })
     entries = []
     bytes = 0
   }

@@ -95,6 +95,19 @@ test('blocks in any order, twice, and ones that nobody asked for change nothing 
   expect((await prove(little.did, car)).tree.ignored).toBe(1)
 })
 
+test('of several roots the first commit counts, and without one there is no repo', async () => {
+  const { roots, blocks } = parseCar(carOf(little))
+  const list = [...blocks].map(([cid, bytes]) => ({ cid, bytes }))
+  const [commit] = roots
+  const others = list.map(({ cid }) => cid).filter((cid) => cid !== String(commit))
+  const absent = cidOf(encodeCbor({ nowhere: true }))
+  const several = [absent, ...others.slice(0, 2), String(commit)]
+  expect(await recordsIn(little, writeCar(several, list))).toHaveLength(little.records)
+  expect(await reasonOf(little.did, writeCar([absent], list))).toBe('missing-block')
+  const none = await reasonOf(little.did, writeCar(others.slice(0, 2), list))
+  expect(['malformed-commit', 'unsupported-version']).toContain(none)
+})
+
 test('a repo that lacks any one of its blocks is not a whole repo', async () => {
   const { roots, blocks } = parseCar(carOf(little))
   const list = [...blocks].map(([cid, bytes]) => ({ cid, bytes }))

@@ -1,6 +1,7 @@
 /**
  * How fast backfillers work through repos of many hosts, each with its limit, and what it costs:
- * `node bench/hosts.ts [--hosts 5000] [--limit 20] [--records 3] [--backfillers 1] [--seconds 20]`.
+ * `node bench/hosts.ts [--hosts 10,5000] [--limit 20] [--records spread] [--backfillers 1] [--seconds 20]`,
+ * one run after another where several numbers of hosts are given. `--records 3` makes all repos equal.
  * `--queue 1000000` tells instead what so many queued requests cost in Redis.
  */
 import { type ChildProcess, fork, spawn } from 'node:child_process'
@@ -21,18 +22,23 @@ const { values } = parseArgs({
   options: {
     hosts: { type: 'string', default: '5000' },
     limit: { type: 'string', default: '20' },
-    records: { type: 'string', default: '3' },
+    records: { type: 'string', default: 'spread' },
     backfillers: { type: 'string', default: '1' },
     seconds: { type: 'string', default: '20' },
     latency: { type: 'string', default: '50' },
     queue: { type: 'string' },
   },
 })
-const [hosts, limit, records] = [values.hosts, values.limit, values.records].map(Number) as [
-  number,
-  number,
-  number,
-]
+const limit = Number(values.limit)
+/** How many of a hundred repos have so many records: many small ones, 415 on the average. */
+const spread = [
+  [35, 1],
+  [30, 10],
+  [20, 60],
+  [10, 400],
+  [4, 3_000],
+  [1, 24_000],
+] as const
 const accounts = 2_000_000
 const warmUpMs = 5_000
 const queued = 20_000
@@ -42,15 +48,32 @@ interface Answer {
   served: number
   refused: number
   twice: number
+  cpuSeconds: number
 }
 
-if (process.send !== undefined) await simulate()
-else await measure()
+if (process.send !== undefined) await simulate(Number(values.hosts))
+else if (values.queue !== undefined) await withRedis((redis) => weigh(redis, Number(values.queue)))
+else {
+  for (const hosts of values.hosts.split(',').map(Number)) {
+    await withRedis((redis, url, children) => measure(hosts, redis, url, children))
+  }
+}
 
-async function simulate(): Promise<void> {
+/** Accounts of every size follow each other closely. */
+function recordsOf(account: number): number {
+  if (values.records !== 'spread') return Number(values.records)
+  let place = Math.imul(account, 2_654_435_761) >>> 0
+  place = (place / 2 ** 32) * 100
+  for (const [share, records] of spread) {
+    if (place < share) return records
+    place -= share
+  }
+  return 0
+}
+
+async function simulate(hosts: number): Promise<void> {
   const many = await startManyHosts({
-    ...{ hosts, accounts, perSecond: limit, latencyMs: Number(values.latency) },
-    recordsOf: () => records,
+    ...{ hosts, accounts, perSecond: limit, latencyMs: Number(values.latency), recordsOf },
   })
   const sum = (counts: Uint32Array) => counts.reduce((total, count) => total + count, 0)
   process.on('message', () =>
@@ -58,59 +81,76 @@ async function simulate(): Promise<void> {
       served: sum(many.served),
       refused: sum(many.refused),
       twice: many.given.filter((count) => count > 1).length,
+      cpuSeconds: (process.cpuUsage().user + process.cpuUsage().system) / 1e6,
     } satisfies Answer),
   )
-  process.send?.({ url: many.url, dids: Array.from({ length: 3 }, (_, one) => many.didOf(one)) })
+  process.send?.({ url: many.url })
 }
 
-async function measure(): Promise<void> {
+async function withRedis(
+  use: (redis: Redis, url: string, children: ChildProcess[]) => Promise<void>,
+): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
   const places = await findPlaces(environment)
   await using server = await startRedis({ places, dir: join(folder, 'redis') })
   const redis = new Redis(server.url)
   const children: ChildProcess[] = []
   try {
-    if (values.queue !== undefined) return await weigh(redis, Number(values.queue))
-    const simulator = fork(fileURLToPath(import.meta.url), process.argv.slice(2))
-    children.push(simulator)
-    const [{ url }] = (await once(simulator, 'message')) as [{ url: string }]
-    const count = async () => {
-      simulator.send('count')
-      const [answer] = (await once(simulator, 'message')) as [Answer]
-      return answer
-    }
-    const stop = new AbortController()
-    const feeding = feed(redis, stop.signal)
-    const workers = await Promise.all(
-      Array.from({ length: Number(values.backfillers) }, (_, number) =>
-        startBackfiller(children, { redis: server.url, plc: url, number }),
-      ),
-    )
-    await new Promise((resolve) => setTimeout(resolve, warmUpMs))
-    const [before, cpuBefore] = [await count(), await cpuOf(workers)]
-    const started = performance.now()
-    await new Promise((resolve) => setTimeout(resolve, Number(values.seconds) * 1_000))
-    const [after, cpu] = [await count(), await cpuOf(workers)]
-    const seconds = (performance.now() - started) / 1_000
-    const served = after.served - before.served
-    const share = served / seconds / (hosts * limit)
-    const used = cpu.seconds - cpuBefore.seconds
-    console.log(
-      [
-        `${hosts} hosts of ${limit}/s, ${records} records a repo, ${workers.length} backfillers`,
-        `${(served / seconds).toFixed(0)} repos/s, ${(share * 100).toFixed(1)} % of the limits`,
-        `${after.refused - before.refused} refused (429), ${after.twice} repos done twice`,
-        `${((used / served) * 1e6).toFixed(0)} µs of CPU a repo, ${((used / seconds) * 100).toFixed(0)} % of a core`,
-        `${(cpu.bytes / workers.length / 1e6).toFixed(0)} MB RSS each`,
-      ].join('; '),
-    )
-    stop.abort()
-    await feeding
+    await use(redis, server.url, children)
   } finally {
     redis.disconnect()
     for (const child of children) child.kill('SIGKILL')
     await rm(folder, { recursive: true, force: true })
   }
+}
+
+async function measure(
+  hosts: number,
+  redis: Redis,
+  redisUrl: string,
+  children: ChildProcess[],
+): Promise<void> {
+  const args = [...process.argv.slice(2), '--hosts', String(hosts)]
+  const simulator = fork(fileURLToPath(import.meta.url), args)
+  children.push(simulator)
+  const [{ url }] = (await once(simulator, 'message')) as [{ url: string }]
+  const count = async () => {
+    simulator.send('count')
+    const [answer] = (await once(simulator, 'message')) as [Answer]
+    return answer
+  }
+  const stop = new AbortController()
+  const feeding = feed(redis, stop.signal)
+  const workers = await Promise.all(
+    Array.from({ length: Number(values.backfillers) }, (_, number) =>
+      startBackfiller(children, { redis: redisUrl, plc: url, number }),
+    ),
+  )
+  await new Promise((resolve) => setTimeout(resolve, warmUpMs))
+  const [before, cpuBefore] = [await count(), await sumsOf(workers)]
+  const started = performance.now()
+  await new Promise((resolve) => setTimeout(resolve, Number(values.seconds) * 1_000))
+  const [after, cpu] = [await count(), await sumsOf(workers)]
+  const seconds = (performance.now() - started) / 1_000
+  const served = after.served - before.served
+  const share = served / seconds / (hosts * limit)
+  const used = cpu.seconds - cpuBefore.seconds
+  const records = cpu.records - cpuBefore.records
+  const percent = (cpuSeconds: number) => `${((cpuSeconds / seconds) * 100).toFixed(0)} %`
+  console.log(
+    [
+      `${hosts} hosts of ${limit}/s, ${workers.length} backfillers`,
+      `${(served / seconds).toFixed(0)} repos/s, ${(share * 100).toFixed(1)} % of the limits`,
+      `${(records / seconds).toFixed(0)} records/s`,
+      `${after.refused - before.refused} refused (429), ${after.twice} repos done twice`,
+      `${await redis.xlen('repo_backfill_dlq')} set aside`,
+      `${((used / served) * 1e6).toFixed(0)} µs of CPU a repo, ${percent(used)} of a core`,
+      `${(cpu.bytes / workers.length / 1e6).toFixed(0)} MB RSS each`,
+      `the hosts took ${percent(after.cpuSeconds - before.cpuSeconds)}`,
+    ].join('; '),
+  )
+  stop.abort()
+  await feeding
 }
 
 /** Keeps requests waiting, and the output empty. */
@@ -158,13 +198,14 @@ async function startBackfiller(
   return `http://127.0.0.1:${listening}/metrics`
 }
 
-async function cpuOf(pages: readonly string[]): Promise<{ seconds: number; bytes: number }> {
-  const sums = { seconds: 0, bytes: 0 }
+async function sumsOf(pages: readonly string[]) {
+  const sums = { seconds: 0, bytes: 0, records: 0 }
   for (const page of pages) {
     const text = await (await fetch(page)).text()
     const read = (name: string) => Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1] ?? 0)
     sums.seconds += read('process_cpu_seconds_total')
     sums.bytes += read('process_resident_memory_bytes')
+    sums.records += read('backfiller_records_extracted_total')
   }
   return sums
 }

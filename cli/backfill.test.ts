@@ -70,6 +70,7 @@ test('all repos of a host, of every host, and those with a collection', async ()
   expect(JSON.parse(ofHost.out)).toMatchObject({ requested: 833 })
   const all = await sluice(['backfill', '--discover', '--json'], env)
   expect(JSON.parse(all.out)).toMatchObject({ hosts: 3, done: 3, repos: 2_500 })
+  expect(all.err).toMatch(/3 of 3; 2500 repos, \d+\/s; left: about 0 s/)
   await using relay = await collections()
   const some = await sluice(['backfill', '--collection', 'app.bsky.feed.generator', '--json'], {
     ...env,

@@ -16,6 +16,7 @@ import { firstStream, streams } from '../shared/streams/names.ts'
 import { askRelist } from '../shared/streams/relist.ts'
 import { requestRepos } from '../shared/streams/requests.ts'
 import { act, type Context, examples, type Register, UserError } from './command.ts'
+import { spoken } from './output.ts'
 import { openRedis, redisSettings } from './redis.ts'
 import { collectionPage } from './repos-by-collection.ts'
 
@@ -217,7 +218,10 @@ async function discoverAll(
   const relay = baseOf(relayHosts[0] ?? '')
   const found = await discover({
     ...{ redis, relay, allowPrivateHosts, highWaterMark: highWater, signal, log },
-    report: ({ done, failed, hosts }) => progress.at(done + failed, hosts),
+    report: ({ done, failed, hosts, repos, reposPerSecond, secondsLeft }) => {
+      const left = secondsLeft === null ? 'unknown' : `about ${spoken(secondsLeft)}`
+      progress.at(done + failed, hosts, `${repos} repos, ${reposPerSecond}/s; left: ${left}`)
+    },
   })
   signal.throwIfAborted()
   out.value(found, () =>

@@ -25,8 +25,8 @@ export interface Output {
 }
 
 export interface Progress extends Disposable {
-  /** `total` null: not known. */
-  at(done: number, total: number | null): void
+  /** `total` null: not known. `note` is said behind it. */
+  at(done: number, total: number | null, note?: string): void
 }
 
 const barWidth = 30
@@ -96,9 +96,9 @@ function createProgress(what: string, err: Sink, now: () => number): Progress {
   let last = ''
   const draw = () => err.write(isTTY ? `\r\u001b[K${last}` : `${last}\n`)
   return {
-    at(done, total) {
-      last =
-        total === null ? `${what}: ${done}` : `${what}: ${bar(done, total)} ${done} of ${total}`
+    at(done, total, note = '') {
+      const place = total === null ? `${done}` : `${bar(done, total)} ${done} of ${total}`
+      last = `${what}: ${place}${note === '' ? '' : `; ${note}`}`
       if (now() - drawnAt < every) return
       drawnAt = now()
       draw()
@@ -109,6 +109,15 @@ function createProgress(what: string, err: Sink, now: () => number): Progress {
       if (isTTY) err.write('\n')
     },
   }
+}
+
+/** A time for people. */
+export function spoken(seconds: number): string {
+  if (seconds < 120) return `${seconds} s`
+  if (seconds < 7_200) return `${Math.round(seconds / 60)} min`
+  return seconds < 172_800
+    ? `${Math.round(seconds / 3_600)} h`
+    : `${Math.round(seconds / 86_400)} d`
 }
 
 function bar(done: number, total: number): string {

@@ -17,6 +17,7 @@ import { ledgerBalance } from '../shared/streams/ledger.ts'
 import { deadLetterStream, firstStream } from '../shared/streams/names.ts'
 import { readState } from '../shared/streams/state.ts'
 import { act, type Context, examples, type Register, UserError } from './command.ts'
+import { spoken } from './output.ts'
 import { openRedis, redisSettings } from './redis.ts'
 
 interface Flags {
@@ -159,7 +160,8 @@ async function showRepo(
     }
   }
   const letters: Record<'id' | 'reason' | 'host' | 'attempts' | 'error', string>[] = []
-  for await (const { id, reason, host, fields } of findLetters(
+  let setAsideAt = 0
+  for await (const { id, reason, host, fields, failedAt } of findLetters(
     redis,
     deadLetterStream(config.stream),
     { did },
@@ -171,6 +173,7 @@ async function showRepo(
       attempts: fields['attempts'] ?? '',
       error: fields['error'] ?? '',
     })
+    setAsideAt = failedAt
   }
   const stored =
     config.databaseUrl === null ? null : await storedOf(did, config, config.databaseUrl)
@@ -179,7 +182,7 @@ async function showRepo(
       ? 'running'
       : requests.length > 0
         ? 'waiting'
-        : letters.length > 0
+        : setAsideAt > Date.parse(stored?.snapshotAt ?? '1970-01-01')
           ? 'dead-lettered'
           : stored?.status
             ? `ended: ${stored.status}`
@@ -249,12 +252,4 @@ function total(counts: Readonly<Record<string, number>>): string {
   const sum = Object.values(counts).reduce((all, count) => all + count, 0)
   const parts = Object.entries(counts).map(([name, count]) => `${name} ${count}`)
   return parts.length === 0 ? '0' : `${sum} (${parts.join(', ')})`
-}
-
-function spoken(seconds: number): string {
-  if (seconds < 120) return `${seconds} s`
-  if (seconds < 7_200) return `${Math.round(seconds / 60)} min`
-  return seconds < 172_800
-    ? `${Math.round(seconds / 3_600)} h`
-    : `${Math.round(seconds / 86_400)} d`
 }

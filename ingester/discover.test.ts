@@ -10,7 +10,7 @@ import { createHealth } from '../shared/metrics.ts'
 import { startManyHosts } from '../simulator/many-hosts.ts'
 import { testRedis } from '../test/servers/redis.ts'
 import { DidSet } from './did-set.ts'
-import { discover } from './discover.ts'
+import { type Discovery, discover } from './discover.ts'
 import { parseHosts } from './host-page.ts'
 import { runIngester } from './ingester.ts'
 import { options } from './options.ts'
@@ -27,8 +27,16 @@ async function requested(redis: Awaited<ReturnType<typeof testRedis>>['redis']) 
 test('every repo of every host is requested once', async () => {
   await using many = await startManyHosts({ hosts: 40, accounts: 3_000 })
   await using server = await testRedis()
-  const found = await discover({ ...settings, redis: server.redis, relay: many.url, signal })
+  const reports: Discovery[] = []
+  const report = (progress: Discovery) => void reports.push({ ...progress })
+  const to = { redis: server.redis, relay: many.url, signal }
+  const found = await discover({ ...settings, ...to, report })
   expect(found).toMatchObject({ hosts: 40, done: 40, failed: 0, repos: 3_000, twice: 0 })
+  expect(reports.at(0)).toMatchObject({ done: 0, secondsLeft: null })
+  const middle = reports.find(({ done }) => done === 20)
+  expect(middle?.repos).toBeGreaterThanOrEqual(20 * 75)
+  expect(middle?.reposPerSecond).toBeGreaterThan(0)
+  expect(reports.at(-1)).toMatchObject({ done: 40, repos: 3_000, secondsLeft: 0 })
   const dids = await requested(server.redis)
   expect(dids.length).toBe(3_000)
   expect(new Set(dids).size).toBe(3_000)
@@ -64,19 +72,36 @@ test('a host whose cursor goes in circles, one that is not there and a private o
   await using server = await testRedis()
   await using circle = await serve((path) =>
     path.includes('listHosts')
-      ? { hosts: [{ hostname: circle.host }, { hostname: '127.0.0.1:1' }, { hostname: 'a b' }] }
+      ? {
+          hosts: [circle.host, '127.0.0.1:1', 'localhost', 'a b'].map((hostname) => ({ hostname })),
+        }
       : { repos: [], cursor: 'again' },
   )
   const { redis } = server
   const found = await discover({ ...settings, redis, relay: circle.url, signal })
-  expect(found).toMatchObject({ hosts: 2, done: 0, failed: 2, repos: 0 })
+  expect(found).toMatchObject({ hosts: 3, done: 0, failed: 3, repos: 0 })
   const asked = circle.asked()
   const strict = { ...settings, allowPrivateHosts: false }
   expect(await discover({ ...strict, redis, relay: circle.url, signal })).toMatchObject({
-    failed: 2,
+    failed: 3,
   })
   // Only the list of hosts, which the operator has named.
   expect(circle.asked()).toBe(asked + 1)
+})
+
+test('a page without an end, a page that is none and an entry that is no repo cost only their host', async () => {
+  await using server = await testRedis()
+  const did = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa'
+  await using endless = await serve(() => ({ repos: [], padding: ' '.repeat(9_000_000) }))
+  await using none = await serve(() => ({ repositories: [] }))
+  await using good = await serve((path) =>
+    path.includes('listHosts')
+      ? { hosts: [endless, none, good].map(({ host }) => ({ hostname: host })) }
+      : { repos: [{ did: 'no did' }, 7, null, { did }] },
+  )
+  const found = await discover({ ...settings, redis: server.redis, relay: good.url, signal })
+  expect(found).toMatchObject({ done: 1, failed: 2, repos: 1 })
+  expect(await requested(server.redis)).toEqual([did])
 })
 
 test('what two hosts list is requested once, and what a host says is gone is not', async () => {

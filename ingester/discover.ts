@@ -7,14 +7,15 @@ import type { Redis } from 'ioredis'
 import pLimit from 'p-limit'
 import { errorText } from '../shared/errors.ts'
 import { encodeRequest } from '../shared/events.ts'
+import { createFetch } from '../shared/identity-fetch.ts'
 import type { Logger } from '../shared/log.ts'
-import { assertPublicHost, isPublicAddress } from '../shared/private-hosts.ts'
+import { isPublicAddress } from '../shared/private-hosts.ts'
 import { throughOutages } from '../shared/redis.ts'
 import { backoff, sleep } from '../shared/retry.ts'
 import { cursorDone, cursorKeys, streams } from '../shared/streams/names.ts'
 import { DidSet } from './did-set.ts'
 import { fetchHosts, HostListError } from './host-page.ts'
-import { fetchPage, largestPage, type Page, PageError } from './repo-page.ts'
+import { fetchPage, largestPage, maxPageBytes, type Page, PageError } from './repo-page.ts'
 
 export interface DiscoverOptions {
   redis: Redis
@@ -25,7 +26,7 @@ export interface DiscoverOptions {
   highWaterMark: number
   signal: AbortSignal
   log: Logger
-  /** Called now and then. */
+  /** Called after each page and each host. */
   report?: (progress: Discovery) => void
   /** For tests: between the pages of a host, and between tries. */
   pauseMs?: number
@@ -41,7 +42,9 @@ export interface Discovery {
   twice: number
   /** The host says that they are not to be had. */
   inactive: number
-  /** Null until anything is known of the rate. */
+  /** Found in a second, on the average. */
+  reposPerSecond: number
+  /** Null until a host has been read. */
   secondsLeft: number | null
 }
 
@@ -61,21 +64,24 @@ export async function discover(options: DiscoverOptions): Promise<Discovery> {
   const started = performance.now()
   const state: Discovery = {
     ...{ hosts: 0, done: 0, failed: 0, repos: 0, twice: 0, inactive: 0 },
-    secondsLeft: null,
+    ...{ reposPerSecond: 0, secondsLeft: null },
   }
   const seen = new DidSet()
+  using web = createFetch({ trusted: [], allowPrivateHosts, maxBytes: maxPageBytes, signal })
   const limit = pLimit(hostsAtOnce)
   const report = () => {
     const ended = state.done + state.failed
-    const perHost = (performance.now() - started) / 1_000 / Math.max(1, ended)
-    state.secondsLeft = ended === 0 ? null : Math.round(perHost * (state.hosts - ended))
+    const seconds = (performance.now() - started) / 1_000
+    state.reposPerSecond = Math.round(state.repos / seconds)
+    const left = (seconds / ended) * (state.hosts - ended)
+    state.secondsLeft = ended === 0 ? null : Math.round(left)
     options.report?.(state)
   }
   const readOne = async (name: string) => {
     if (signal.aborted) return
     try {
-      const http = await baseOf(name, allowPrivateHosts)
-      await readHost({ name, http }, state, seen, options)
+      const http = baseOf(name, allowPrivateHosts)
+      await readHost({ name, http }, state, seen, { ...options, report, fetch: web.fetch })
       if (!signal.aborted) state.done += 1
     } catch (error) {
       if (signal.aborted) return
@@ -85,11 +91,14 @@ export async function discover(options: DiscoverOptions): Promise<Discovery> {
     report()
   }
   const reading: Promise<void>[] = []
-  for await (const name of fetchHosts(relay, signal)) {
-    state.hosts += 1
-    reading.push(limit(() => readOne(name)))
+  try {
+    for await (const name of fetchHosts(relay, signal)) {
+      state.hosts += 1
+      reading.push(limit(() => readOne(name)))
+    }
+  } finally {
+    await Promise.all(reading)
   }
-  await Promise.all(reading)
   report()
   return state
 }
@@ -110,20 +119,24 @@ export async function keepDiscovering(options: DiscoverOptions): Promise<void> {
   }
 }
 
-/** Where a host's endpoints are; throws PrivateHostError for one that we may not be sent to. */
-async function baseOf(name: string, allowPrivateHosts: boolean): Promise<string> {
+/** Where a host's endpoints are. */
+function baseOf(name: string, allowPrivateHosts: boolean): string {
   const address = new URL(`http://${name}`).hostname
-  if (allowPrivateHosts && isIP(address) !== 0 && !isPublicAddress(address)) return `http://${name}`
-  const base = `https://${name}`
-  if (!allowPrivateHosts) await assertPublicHost(base)
-  return base
+  const isPrivate = isIP(address) !== 0 && !isPublicAddress(address)
+  return allowPrivateHosts && isPrivate ? `http://${name}` : `https://${name}`
+}
+
+type Reading = Omit<DiscoverOptions, 'report'> & {
+  report: () => void
+  /** Goes to no private address, unless that is allowed. */
+  fetch: ReturnType<typeof createFetch>['fetch']
 }
 
 async function readHost(
   { name, http }: { name: string; http: string },
   state: Discovery,
   seen: DidSet,
-  options: DiscoverOptions,
+  options: Reading,
 ): Promise<void> {
   const { redis, signal, pauseMs = pagePauseMs } = options
   const { key } = cursorKeys(streams.requests, name)
@@ -150,6 +163,7 @@ async function readHost(
       await step.set(key, next).exec()
     }, signal)
     state.repos += fresh.length
+    options.report()
     cursor = next
     await sleep(pauseMs, signal)
   }
@@ -158,12 +172,12 @@ async function readHost(
 async function tryPage(
   http: string,
   cursor: string | null,
-  { signal, pauseMs = pagePauseMs }: DiscoverOptions,
+  { signal, fetch, pauseMs = pagePauseMs }: Reading,
 ): Promise<Page> {
   let limit = largestPage
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await fetchPage({ http, cursor, limit, signal })
+      return await fetchPage({ http, cursor, limit, signal, fetch })
     } catch (error) {
       signal.throwIfAborted()
       if (!(error instanceof PageError) || attempt === triesPerPage) throw error
@@ -175,7 +189,7 @@ async function tryPage(
   }
 }
 
-async function untilRoom({ redis, highWaterMark, signal }: DiscoverOptions): Promise<void> {
+async function untilRoom({ redis, highWaterMark, signal }: Reading): Promise<void> {
   while (!signal.aborted) {
     const length = await throughOutages(() => redis.xlen(streams.requests), signal)
     if (length < highWaterMark) return

@@ -307,9 +307,10 @@ async function discoverPart(room: Room, [relay]: readonly Host[], signal: AbortS
     highWaterMark: config.repoHighWaterMark ?? config.highWaterMark,
     signal,
     log,
-    report: ({ hosts, done, failed, repos }) => {
-      const { discoveredHosts, discoveredRepos, backfillComplete } = room.metrics
+    report: ({ hosts, done, failed, repos, secondsLeft }) => {
+      const { discoveredHosts, discoveredRepos, discoverySeconds, backfillComplete } = room.metrics
       discoveredRepos.set(repos)
+      discoverySeconds.set(secondsLeft ?? Number.NaN)
       discoveredHosts.set({ state: 'done' }, done)
       discoveredHosts.set({ state: 'failed' }, failed)
       discoveredHosts.set({ state: 'left' }, hosts - done - failed)

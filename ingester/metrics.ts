@@ -97,6 +97,10 @@ export function createMetrics(registry: Registry) {
     resyncs: gauge('resyncs', 'Repos whose resync is under way, requested or not.'),
     openGaps: gauge('open_gaps', 'Gaps in the ledger that no pass has closed.'),
     discoveredRepos: gauge('discovered_repos', 'Repos found in the lists of hosts.'),
+    discoverySeconds: gauge(
+      'discovery_left_seconds',
+      'Estimated time until the lists of all hosts are read.',
+    ),
     discoveredHosts: gaugeBy('discovered_hosts', 'Hosts whose lists are read, by state.', 'state'),
     disconnects: counterBy('disconnects_total', 'Connections ended, by reason.', 'reason'),
     /** When each host saw its newest event that is durable. */

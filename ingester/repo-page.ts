@@ -1,6 +1,8 @@
 /** Pages of `com.atproto.sync.listRepos`: read from a host that may send anything. */
 import type { BackfillRequest } from '../shared/events.ts'
+import { FetchError } from '../shared/identity-fetch.ts'
 import { version } from '../shared/metrics.ts'
+import { PrivateHostError } from '../shared/private-hosts.ts'
 import { isDid } from '../shared/repo/syntax.ts'
 import { isTid } from '../shared/repo/tid.ts'
 import { retryAfter } from './socket.ts'
@@ -8,7 +10,7 @@ import { retryAfter } from './socket.ts'
 /** The most repos of a page that the lexicon allows. */
 export const largestPage = 1_000
 /** A page of a thousand repos has 150 KB. */
-const maxPageBytes = 8_000_000
+export const maxPageBytes = 8_000_000
 const timeoutMs = 30_000
 const longestCursor = 4_096
 
@@ -40,23 +42,27 @@ export class PageError extends Error {
   }
 }
 
-/** Fetches the page after a cursor. Throws `PageError`. */
+type Fetch = (url: URL, init: RequestInit) => Promise<Response>
+
+/** Fetches the page after a cursor. Throws `PageError`, and for a private host PrivateHostError. */
 export async function fetchPage(options: {
   /** The base of the host's endpoints; it becomes the `host` of each request. */
   http: string
   cursor: string | null
   limit: number
   signal: AbortSignal
+  /** For hosts that strangers named: one that goes to no private address. */
+  fetch?: Fetch
 }): Promise<Page> {
-  const { http, cursor, limit, signal } = options
+  const { http, cursor, limit, signal, fetch: get = fetch } = options
   const url = new URL(`${http}/xrpc/com.atproto.sync.listRepos`)
   url.searchParams.set('limit', String(limit))
   if (cursor !== null) url.searchParams.set('cursor', cursor)
-  const response = await request(url, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]))
-  return parsePage(response, http)
+  const timed = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)])
+  return parsePage(await request(url, timed, get), http)
 }
 
-async function request(url: URL, signal: AbortSignal): Promise<string> {
+async function request(url: URL, signal: AbortSignal, fetch: Fetch): Promise<string> {
   const headers = { accept: 'application/json', 'user-agent': `sluice/${version}` }
   try {
     const response = await fetch(url, { headers, signal, redirect: 'error' })
@@ -74,8 +80,20 @@ async function request(url: URL, signal: AbortSignal): Promise<string> {
     return await readBody(response)
   } catch (cause) {
     if (cause instanceof PageError) throw cause
-    throw new PageError('away', 'the list of repos can not be fetched', { cause })
+    throw cause instanceof FetchError ? failed(cause) : away(cause)
   }
+}
+
+/** As above, of a fetch that throws what is no answer for it. */
+function failed(cause: FetchError): Error {
+  if (cause.cause instanceof PrivateHostError) return cause.cause
+  const { status, kind } = cause
+  const isAway = status === 429 || status === 503 || (status === null && kind !== 'invalid')
+  return isAway ? away(cause, cause.retryAfterMs ?? 0) : new PageError('page', cause.message)
+}
+
+function away(cause: unknown, retryAfterMs = 0): PageError {
+  return new PageError('away', 'the list of repos can not be fetched', { cause, retryAfterMs })
 }
 
 async function readBody(response: Response): Promise<string> {

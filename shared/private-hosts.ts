@@ -1,6 +1,5 @@
 /** Which hosts we may be sent to by strangers: only those on the public internet. */
 import { type LookupAddress, lookup } from 'node:dns'
-import { lookup as lookupAll } from 'node:dns/promises'
 import { BlockList, isIP, type LookupFunction } from 'node:net'
 
 /** A URL that leads to an address of our own network, or to no address that could be public. */
@@ -46,19 +45,6 @@ export function isPublicAddress(address: string): boolean {
   if (family === 4) return !special.check(address, 'ipv4')
   if (family === 6) return globalUnicast.check(address, 'ipv6') && !special.check(address, 'ipv6')
   return false
-}
-
-/**
- * Resolves the host of a URL and throws PrivateHostError unless all its addresses are public. The
- * name may lead elsewhere a moment later: connect with `publicLookup` too. Errors of the name
- * service pass through.
- */
-export async function assertPublicHost(url: URL | string): Promise<void> {
-  const host = bareHost(new URL(url))
-  const addresses = isIP(host) ? [{ address: host }] : await lookupAll(host, { all: true })
-  for (const { address } of addresses) {
-    if (!isPublicAddress(address)) throw new PrivateHostError(`${host} is at a private address`)
-  }
 }
 
 /** Throws PrivateHostError when the URL names an address that is not public; names pass. */

@@ -56,6 +56,7 @@ export async function startManyHosts(options: ManyHostsOptions): Promise<ManyHos
   const { hosts, accounts, perSecond = Number.POSITIVE_INFINITY, latencyMs = 0 } = options
   const { mannerOf = () => 'good', recordsOf = () => 3 } = options
   const key = await makeKey()
+  const trees = new Map<number, Tree>()
   const served = new Uint32Array(hosts)
   const refused = new Uint32Array(hosts)
   const given = new Uint32Array(accounts)
@@ -130,7 +131,10 @@ export async function startManyHosts(options: ManyHostsOptions): Promise<ManyHos
       return json(response, 429, { error: 'RateLimitExceeded' }, { 'retry-after': '1' })
     }
     const whose = manner === 'lying' ? (account + hosts) % accounts : account
-    const car = makeRepo(didOf(whose), recordsOf(account), key)
+    const records = recordsOf(account)
+    const tree = trees.get(records) ?? makeTree(records)
+    trees.set(records, tree)
+    const car = makeRepo(didOf(whose), tree, key)
     if (latencyMs > 0) await new Promise((resolve) => setTimeout(resolve, latencyMs))
     response.writeHead(200, { 'content-type': 'application/vnd.ipld.car' })
     if (manner === 'slow') {
@@ -192,7 +196,14 @@ async function makeKey(): Promise<Key> {
 
 const hash = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest()
 
-function makeRepo(did: string, records: number, key: Key): Uint8Array {
+/** What all repos of one size have in common: all but the commit. */
+interface Tree {
+  root: Cid
+  /** The sections of a CAR with its records and nodes. */
+  sections: Uint8Array
+}
+
+function makeTree(records: number): Tree {
   const blocks: { cid: Cid; bytes: Uint8Array }[] = []
   const tree = openTree(null, new Map())
   for (let number = 0; number < records; number += 1) {
@@ -204,9 +215,15 @@ function makeRepo(did: string, records: number, key: Key): Uint8Array {
   }
   const { root, blocks: nodes } = tree.write()
   for (const bytes of nodes.values()) blocks.push({ cid: linkOf(bytes), bytes })
-  const unsigned = { did, rev, data: parseCid(root), prev: null }
+  const sections = writeCar([], blocks).subarray(writeCar([], []).length)
+  return { root: parseCid(root), sections }
+}
+
+function makeRepo(did: string, { root, sections }: Tree, key: Key): Uint8Array {
+  const unsigned = { did, rev, data: root, prev: null }
   const commit = encodeCommit({ ...unsigned, sig: key.sign(encodeCommit(unsigned)) })
-  return writeCar([linkOf(commit)], [{ cid: linkOf(commit), bytes: commit }, ...blocks])
+  const cid = linkOf(commit)
+  return Buffer.concat([writeCar([cid], [{ cid, bytes: commit }]), sections])
 }
 
 function json(

@@ -99,6 +99,48 @@ test('a backfiller killed between its chunks leaves nothing half true, and the n
   await eventually(() => rowsOf(account.did), wanted(account))
 })
 
+test('where a repo stands is told through its whole way, from the queue to Postgres, and out of the dead letters again', async () => {
+  const { environment, network, redis } = pipeline
+  const run = async (...args: string[]) => {
+    const { code, out, err } = await sluice([...args, '--json'], environment)
+    expect(code, err).toBe(0)
+    return JSON.parse(out)
+  }
+  const statusOf = async ({ did }: Account) => (await run('status', '--repo', did)).state
+  const [byName, byHand, lying] = [
+    await network.account({ quiet: true, handle: 'by-name.test' }),
+    await network.account({ quiet: true }),
+    await network.account({ quiet: true }),
+  ]
+  for (const account of [byName, byHand, lying]) await account.create(post, textOf('here'))
+  const signature = { kind: 'lie', about: 'signature' } as const
+  const fault = network.pds[0].fault({ did: lying.did }, signature)
+
+  expect(await run('backfill', 'by-name.test', lying.did)).toEqual({ requested: 2, unknown: [] })
+  await redis.xadd('repo_backfill', '*', 'repo', JSON.stringify({ did: byHand.did }))
+  await settled()
+  for (const account of [byName, byHand]) {
+    expect(await statusOf(account)).toBe(`done at ${account.rev}`)
+    expect(await rowsOf(account.did)).toEqual(wanted(account))
+  }
+  expect(await statusOf(lying)).toBe('dead-lettered')
+  expect(await rowsOf(lying.did)).toEqual({})
+
+  fault.clear()
+  const wrong = ['--reason', 'signature', '--host', network.pds[0].host, '--newer', '1h']
+  expect(await run('dlq', 'list', '--counts', ...wrong)).toMatchObject([{ letters: 1 }])
+  expect(await run('dlq', 'requeue', ...wrong)).toEqual({ requeued: 1, left: 0 })
+  await settled()
+  expect(await statusOf(lying)).toBe(`done at ${lying.rev}`)
+
+  network.pds[0].setStatus(byHand.did, { active: false, status: 'takendown' })
+  await ask(byHand.did)
+  await settled()
+  expect(await statusOf(byHand)).toBe('ended: takendown')
+  const [actor] = await pipeline.sql`select "upstreamStatus" from actor where did = ${byHand.did}`
+  expect(actor).toEqual({ upstreamStatus: 'takendown' })
+})
+
 const lifecycle = sharedJsonLines<RecordedRepo>('cars/expected.jsonl')
   .filter(({ car }) => car.includes('dnproto-lifecycle'))
   .sort((a, b) => (a.car < b.car ? -1 : 1))

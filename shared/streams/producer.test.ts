@@ -176,6 +176,20 @@ test('a Redis without maxmemory is bounded by the limit given, and without one t
   expect(said).toHaveLength(1)
 })
 
+test('two producers of one stream pass the mark by no more than an append each', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  const mark = 200
+  const append = async () => {
+    const producer = await bed.producer({ highWater: { length: mark, memoryRatio: 1 } })
+    for (;;) await producer.append({ entries: events(1, 2, 3, 4, 5) })
+  }
+  for (const appending of [append(), append()]) appending.catch(() => {})
+  await eventually(() => bed.metric('stream_producer_waiting', { reason: 'length' })).toBe(1)
+  await eventually(() => server.redis.xlen(stream)).toBeGreaterThanOrEqual(mark)
+  expect(await server.redis.xlen(stream)).toBeLessThanOrEqual(mark + 5)
+})
+
 test('an append that waits ends with the signal', async () => {
   await using server = await testRedis()
   await using bed = testbed(server.url)

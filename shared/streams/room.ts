@@ -6,6 +6,8 @@ import { readState, unacknowledged } from './state.ts'
 
 /** Others append to the same Redis, so a measurement is soon old. */
 const freshMs = 1_000
+/** From this share of a mark on every append is measured: up to eight producers pass it by one each. */
+const near = 1 / 8
 /** What Redis needs for an entry beside its fields. */
 const entryOverheadBytes = 66
 
@@ -36,8 +38,11 @@ export function createRoom(options: {
     return limitBytes !== null && bytes >= limitBytes ? 'memory' : null
   }
   const measure = async () => {
-    entries = await slowest(redis, stream, groups, highWater.length)
-    const memory = await readMemory(redis)
+    const [count, memory] = await Promise.all([
+      slowest(redis, stream, groups, highWater.length),
+      readMemory(redis),
+    ])
+    entries = count
     bytes = memory.used
     const limit = memory.max > 0 ? memory.max : (highWater.memoryLimitBytes ?? null)
     limitBytes = limit === null ? null : limit * highWater.memoryRatio
@@ -48,7 +53,8 @@ export function createRoom(options: {
   }
   return {
     async lacks() {
-      if (verdict() !== null || now() - measuredAt >= freshMs) await measure()
+      const isNear = entries >= highWater.length * near
+      if (isNear || verdict() !== null || now() - measuredAt >= freshMs) await measure()
       return verdict()
     },
     appended(batch) {
