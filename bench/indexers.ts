@@ -1,6 +1,6 @@
 /**
  * Indexer processes on a real Redis and Postgres: what they apply a second, what it costs, and how
- * long an event takes. `node bench/indexers.ts grow|famous|bulk|live [events]`.
+ * long an event takes. `node bench/indexers.ts grow|famous|bulk|live|queue [events]`.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -37,6 +37,7 @@ const scenarios: Record<string, (servers: Servers, events: number | undefined) =
   famous,
   bulk,
   live,
+  queue,
 }
 const [name = 'grow', count] = process.argv.slice(2)
 const scenario = scenarios[name]
@@ -102,6 +103,17 @@ async function live(servers: Servers, events = 15_000): Promise<void> {
   console.table([{ ...(await latency(servers, written)), 'CPU of a core': share.toFixed(2) }])
 }
 
+/** One indexer, behind queues of three lengths. */
+async function queue(servers: Servers, events = 500_000): Promise<void> {
+  const rows = []
+  let from = 0
+  for (const length of [events / 25, events / 5, events]) {
+    rows.push({ length, ...(await drain(servers, 'firehose_live', history(length, from), 1)) })
+    from += length
+  }
+  console.table(rows)
+}
+
 function* admiration(count: number, offset: number, one: boolean): Generator<Event> {
   for (let i = offset; i < offset + 2 * count; i += 1) {
     const n = one ? 0 : i
@@ -125,14 +137,16 @@ function* admiration(count: number, offset: number, one: boolean): Generator<Eve
 }
 
 /** Puts the events on the stream, starts so many indexers, and measures until all is acknowledged. */
-async function drain(servers: Servers, stream: string, events: readonly Event[], many: number) {
+async function drain(servers: Servers, stream: string, events: Iterable<Event>, many: number) {
   const { redis, sql, postgresPid } = servers
-  for (let at = 0; at < events.length; at += pipeline) {
-    const batch = redis.pipeline()
-    for (const event of events.slice(at, at + pipeline))
-      batch.xadd(stream, '*', ...encodeEvent(event))
+  let batch = redis.pipeline()
+  for (const event of events) {
+    batch.xadd(stream, '*', ...encodeEvent(event))
+    if (batch.length < pipeline) continue
     await batch.exec()
+    batch = redis.pipeline()
   }
+  await batch.exec()
   const total = await redis.xlen(stream)
   const indexers = await startIndexers(servers, many)
   // What starting costs is not what is measured.

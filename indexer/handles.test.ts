@@ -149,6 +149,34 @@ test('an identity event makes the new handle known', async () => {
   await expect.poll(wished).toEqual([])
 })
 
+test('an identity event that is being noted while its account is looked at is not forgotten', async () => {
+  const { did } = await network.account({ handle: 'early.test' })
+  await indexer.apply([aPost({ by: did, rev: 1 })])
+  const noted = Promise.withResolvers<void>()
+  const release = Promise.withResolvers<void>()
+  const apply = indexer.applyWith({
+    probe: async (point) => {
+      if (point !== 'counted') return
+      noted.resolve()
+      await release.promise
+    },
+  })
+  const time = new Date().toISOString()
+  const noting = apply([{ type: 'identity', seq: 1, time, did }])
+  await Promise.race([noted.promise, noting])
+  start()
+  const waiting = () =>
+    indexer.sql.unsafe(
+      `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+    )
+  await expect.poll(waiting).toHaveLength(1)
+  await network.changeIdentity(did, { handle: 'late.test' })
+  release.resolve()
+  await noting
+  await expect.poll(wished).toEqual([])
+  expect(await actors()).toEqual([{ did, handle: 'late.test' }])
+})
+
 test('while the directory is away the wish stays', async () => {
   const { did } = await network.account({ handle: 'patient.test' })
   await indexer.apply([aPost({ by: did, rev: 1 })])

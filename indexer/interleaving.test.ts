@@ -206,28 +206,69 @@ test('a walk whose key is touched between its guess and its lock finds who came 
   expect(await dump(indexer.sql)).toEqual(expected)
 })
 
-test('batches that count at the same posts in opposite orders do not deadlock', async () => {
+describe('two in opposite orders do not deadlock', () => {
   const x = aPost({ by: alice, rev: 1 })
-  const y = aPost({ by: alice, rev: 2 })
-  const both = (name: string, first: typeof x, second: typeof y) => [
-    aLike({ by: did(name), rev: 3, of: refTo(first) }),
-    aRepost({ by: did(name), rev: 4, of: refTo(second) }),
-  ]
-  await indexer.applyEach([x, y, ...both('before', x, y), ...both('before', y, x)])
-  const release = Promise.withResolvers<void>()
-  const locked = Promise.withResolvers<void>()
-  const holder = indexer.sql.begin(async (sql) => {
-    await sql.unsafe('select from post_agg where uri = $1 for update', [uri(x)])
-    locked.resolve()
-    await release.promise
+  const y = aPost({ by: bob, rev: 2 })
+
+  /** While the first row of all is held, both come to wait for it; who has locked another one before ties a knot. */
+  async function meetBehind(
+    row: string,
+    one: () => Promise<unknown>,
+    two: () => Promise<unknown>,
+  ): Promise<void> {
+    const release = Promise.withResolvers<void>()
+    const locked = Promise.withResolvers<void>()
+    const holder = indexer.sql.begin(async (sql) => {
+      await sql.unsafe(`select from ${row} for update`)
+      locked.resolve()
+      await release.promise
+    })
+    await Promise.race([locked.promise, holder])
+    const running = [one()]
+    await expect.poll(waiting, { interval: 2, timeout: 10_000 }).toBe(1)
+    running.push(two())
+    await expect.poll(waiting, { interval: 2, timeout: 10_000 }).toBe(2)
+    release.resolve()
+    await Promise.all([holder, ...running])
+    expect(await miscounts(indexer.sql)).toEqual([])
+  }
+
+  test('when they count at the same posts', async () => {
+    const both = (name: string, first: typeof x, second: typeof y) => [
+      aLike({ by: did(name), rev: 3, of: refTo(first) }),
+      aRepost({ by: did(name), rev: 4, of: refTo(second) }),
+    ]
+    await indexer.applyEach([x, y, ...both('before', x, y), ...both('before', y, x)])
+    await meetBehind(
+      `post_agg where uri = '${uri(x)}'`,
+      () => indexer.apply(both('one', x, y)),
+      () => indexer.apply(both('two', y, x)),
+    )
   })
-  await Promise.race([locked.promise, holder])
-  // Whoever counts at y first would hold it while it waits behind the other, who then needs it.
-  const one = indexer.apply(both('one', x, y))
-  await expect.poll(waiting, { interval: 2, timeout: 10_000 }).toBe(1)
-  const two = indexer.apply(both('two', y, x))
-  await expect.poll(waiting, { interval: 2, timeout: 10_000 }).toBe(2)
-  release.resolve()
-  await Promise.all([holder, one, two])
-  expect(await miscounts(indexer.sql)).toEqual([])
+
+  test('when they are about the same repos', async () => {
+    await indexer.applyEach([x, y])
+    const both = (rev: number) => [
+      aPost({ by: alice, rev, rkey: x.rkey, update: true }),
+      aPost({ by: bob, rev, rkey: y.rkey, update: true }),
+    ]
+    await meetBehind(
+      `repo_sync where did = '${alice}'`,
+      () => indexer.apply(both(3)),
+      () => indexer.apply(both(4).reverse()),
+    )
+  })
+
+  test('when they reconcile the same posts', async () => {
+    await indexer.applyEach([x, y])
+    const keys = [x, y].map((post) => {
+      return { kind: 'post', key: uri(post), after: null, depth: 0, quiet: true } as const
+    })
+    const rules = { ...indexer.options, probe: async () => {} }
+    await meetBehind(
+      `repo_sync where did = '${alice}'`,
+      () => reconcile(rules, keys),
+      () => reconcile(rules, [...keys].reverse()),
+    )
+  })
 })

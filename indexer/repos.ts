@@ -12,14 +12,14 @@ export interface Head {
   commit: string
 }
 
-/** The newest commit of every repo, in the order in which repos are locked. */
+/** The newest commit of every repo. */
 export function newestHeads(heads: readonly Head[]): Head[] {
   const newest = new Map<string, Head>()
   for (const { did, rev, commit } of heads) {
     const known = newest.get(did)
     if (known === undefined || rev > known.rev) newest.set(did, { did, rev, commit })
   }
-  return [...newest.values()].sort((a, b) => compareText(a.did, b.did))
+  return [...newest.values()]
 }
 
 /**

@@ -61,6 +61,7 @@ const staleLaw = 'A stale event changes nothing, in any table.'
 const deletedLaw = 'A deleted record stays deleted.'
 const goneLaw = 'A deleted account is gone whole, and only when its host says so.'
 const orderLaw = 'The rows are a function of the set of events, in whatever order.'
+const knotLaw = 'Two transactions never wait for each other.'
 const onceLaw = 'Nobody is told twice of one record for one reason.'
 const countLaw = 'Counts equal a recount.'
 const snapshotLaw = 'A snapshot deletes what it does not hold, and nothing newer.'
@@ -625,12 +626,42 @@ export const mutations: readonly Mutation[] = [
   },
   {
     name: 'count-order',
-    law: 'Two transactions never wait for each other.',
+    law: knotLaw,
     words: 'counters are locked in the order of the events',
     file: 'indexer/counts.ts',
     old: '.sort(([a], [b]) => compareText(a, b))',
     new: '',
-    ...{ test: interleaving, title: 'batches that count at the same posts in opposite orders' },
+    ...{ test: interleaving, title: 'when they count at the same posts' },
+  },
+  {
+    name: 'repo-order',
+    law: knotLaw,
+    words: 'repos are locked in the order of the events',
+    file: 'indexer/repos.ts',
+    old: 'const rows = [...revs].sort(([a], [b]) => compareText(a, b)).map(',
+    new: 'const rows = [...revs].map(',
+    ...{ test: interleaving, title: 'when they are about the same repos' },
+  },
+  {
+    name: 'rule-order',
+    law: knotLaw,
+    words: 'a reconciliation locks repos in the order of its keys',
+    file: 'indexer/rules/reconcile.ts',
+    old: '[...new Set(uris.map(authorOf))].sort(compareText)',
+    new: '[...new Set(uris.map(authorOf))]',
+    ...{ test: interleaving, title: 'when they reconcile the same posts' },
+  },
+  {
+    name: 'handle-lock',
+    law: orderLaw,
+    words: 'a handle is stored without the lock of its wish',
+    file: 'indexer/handles.ts',
+    old: `await sql.unsafe('select from reconcile where kind = $1 and key = $2 for update', [
+      handleKind,
+      did,
+    ])`,
+    new: '',
+    ...{ test: 'indexer/handles.test.ts', title: 'an identity event that is being noted' },
   },
   {
     name: 'snapshot-newer',
