@@ -5,13 +5,13 @@
  */
 import { crashPoint } from '../shared/crash-point.ts'
 import type { Event, RecordEvent, RepoEvent } from '../shared/events.ts'
-import { inTransaction, type Sql, type Transaction } from '../shared/postgres.ts'
+import { inTransaction, type Sql, type Transaction, together } from '../shared/postgres.ts'
 import type { Scope } from '../shared/scope.ts'
 import type { Outcome } from '../shared/streams/consumer.ts'
 import { type HostedEvent, newestHosted, noteHosted, setStatuses } from './accounts.ts'
 import type { Collection } from './collection.ts'
 import { addCounts, countersOf, Deltas } from './counts.ts'
-import { type Decision, decide } from './decide.ts'
+import { type Decision, decide, type Stored } from './decide.ts'
 import type { Change, Deriver } from './derive.ts'
 import { compareText, fold } from './fold.ts'
 import { wantHandles } from './handles.ts'
@@ -21,7 +21,8 @@ import {
   lockRepos,
   moveActorSync,
   newestHeads,
-  readSnapshots,
+  type Repo,
+  readRepos,
   readStored,
   snapshotRev,
 } from './repos.ts'
@@ -147,12 +148,20 @@ class Batch {
     await lockRepos(sql, heads, didsOf(events.filter(isHostedEvent)))
     await this.#probe('locked')
 
-    const decisions = await this.#applyChanges(changes.filter((change) => change !== null))
+    const latest = fold(changes.filter((change) => change !== null))
+    const [repos, stored] = await together([
+      readRepos(sql, [...new Set(didsOf(events))]),
+      readStored(
+        sql,
+        latest.map(({ uri }) => uri),
+      ),
+    ])
+    const decisions = await this.#applyChanges(latest, repos, stored)
     const completed = await this.#applySnapshots(events.filter(isComplete))
-    const left = await this.follow()
+    const present = heads.filter(({ did }) => !repos.get(did)?.isGone)
+    const [left, moved] = await together([this.follow(), moveActorSync(sql, present)])
     await this.#probe('written')
 
-    const moved = await moveActorSync(sql, heads)
     const hosted = await noteHosted(sql, newestHosted(events.filter(isHostedEvent)))
     const seen = new Map(events.map(({ did, time }) => [did, time]))
     const handlesWanted = this.#options.handles ? await wantHandles(sql, seen, hosted) : []
@@ -171,20 +180,18 @@ class Batch {
     return { outcomes, changes, handlesWanted, rowsWritten: this.#rowsWritten, left }
   }
 
-  /** Lets the newest change of every URI win against what is stored, and writes what won. */
-  async #applyChanges(changes: readonly Change[]): Promise<ReadonlyMap<Change, Decision>> {
-    const latest = fold(changes)
+  /** Lets the newest change of each URI win against what is stored, and writes what won. */
+  async #applyChanges(
+    latest: readonly Change[],
+    repos: ReadonlyMap<string, Repo>,
+    stored: ReadonlyMap<string, Omit<Stored, 'snapshot'>>,
+  ): Promise<ReadonlyMap<Change, Decision>> {
     const decisions = new Map<Change, Decision>()
     if (latest.length === 0) return decisions
-    const uris = latest.map(({ uri }) => uri)
-    const stored = await readStored(this.#sql, uris)
-    const dids = [...new Set(latest.map(({ did }) => did))]
-    const snapshots = await readSnapshots(this.#sql, dids)
-
     const known = new Set<string>()
     for (const change of latest) {
       const { record = null, tombstone = null } = stored.get(change.uri) ?? {}
-      const snapshot = snapshotRev(snapshots.get(change.did), change.nsid)
+      const snapshot = snapshotRev(repos.get(change.did)?.snapshots, change.nsid)
       decisions.set(change, decide(change, { record, tombstone, snapshot }))
       if (record !== null) known.add(change.uri)
     }
@@ -193,9 +200,11 @@ class Batch {
     const decided = (decision: Decision) =>
       latest.filter((change) => decisions.get(change) === decision)
     const buried = latest.filter(({ uri }) => stored.get(uri)?.tombstone != null)
-    await this.#raise(decided('raise'))
-    await this.#write(decided('write'), decided('remove'), known)
-    await this.#bury(decided('remove'), buried, decisions)
+    await together([
+      this.#raise(decided('raise')),
+      this.#bury(decided('remove'), buried, decisions),
+      this.#write(decided('write'), decided('remove'), known),
+    ])
     return decisions
   }
 
@@ -216,21 +225,20 @@ class Batch {
   ): Promise<void> {
     const sql = this.#sql
     const gone = removed.filter(({ uri }) => known.has(uri))
-    await deleteRows(
-      sql,
-      'record',
-      'uri',
-      gone.map(({ uri }) => uri),
-    )
     const came = written.filter(hasCome)
-    await insertRows(sql, {
-      table: 'record',
-      rows: came.map(({ uri, cid, did, came: { json }, indexedAt, rev }) => {
-        return { uri, cid, did, json, indexedAt, rev }
+    const uris = gone.map(({ uri }) => uri)
+    await together([
+      deleteRows(sql, 'record', 'uri', uris, []),
+      insertRows(sql, {
+        table: 'record',
+        rows: came.map(({ uri, cid, did, came: { json }, indexedAt, rev }) => {
+          return { uri, cid, did, json, indexedAt, rev }
+        }),
+        returning: [],
+        onConflict: `(uri) do update set cid = excluded.cid, json = excluded.json,
+          "indexedAt" = excluded."indexedAt", rev = excluded.rev`,
       }),
-      onConflict: `(uri) do update set cid = excluded.cid, json = excluded.json,
-        "indexedAt" = excluded."indexedAt", rev = excluded.rev`,
-    })
+    ])
     this.#rowsWritten += gone.length + came.length
     const going = [...gone, ...came.filter(({ uri }) => known.has(uri))]
     const isQuiet = (change: Change) => change.isBackfilled && !this.#options.notifyBackfilled
@@ -240,13 +248,12 @@ class Batch {
 
   /** Writes what follows from the rows that came and went, and returns the keys left to the rules. */
   async follow(): Promise<readonly Key[]> {
-    await this.#notifications.write(this.#sql)
     const left = this.#touched.all()
-    await putKeys(this.#sql, left)
+    await together([this.#notifications.write(this.#sql), putKeys(this.#sql, left)])
     return left
   }
 
-  /** Every table in the order of the table of collections, which is the order of locks. */
+  /** Every table at once: all rows of a batch belong to the repos that it has locked. */
   async #changeRows(
     going: readonly { uri: string; nsid: string }[],
     came: readonly CameChange[],
@@ -259,15 +266,19 @@ class Batch {
       notifications: this.#notifications,
       touched: this.#touched,
     }
-    for (const collection of this.#options.collections) {
-      const change: CollectionChange = {
+    const changes = this.#options.collections.map((collection): CollectionChange => {
+      return {
         collection,
         going: going.filter(({ nsid }) => nsid === collection.nsid).map(({ uri }) => uri),
         coming: came.filter(({ nsid }) => nsid === collection.nsid).flatMap(claimOf),
         quiet,
       }
-      if (change.going.length > 0 || change.coming.length > 0) await changeRows(context, change)
-    }
+    })
+    await together(
+      changes
+        .filter(({ going, coming }) => going.length > 0 || coming.length > 0)
+        .map((change) => changeRows(context, change)),
+    )
   }
 
   /** Remembers what is gone, so that an older event does not bring it back; forgets what is back. */
@@ -277,18 +288,17 @@ class Batch {
     decisions: ReadonlyMap<Change, Decision>,
   ): Promise<void> {
     const deletedAt = new Date().toISOString()
-    await insertRows(this.#sql, {
-      table: 'record_tombstone',
-      rows: removed.map(({ uri, did, rev }) => ({ uri, did, rev, deletedAt })),
-      onConflict: `(uri) do update set rev = excluded.rev, "deletedAt" = excluded."deletedAt"`,
-    })
     const back = buried.filter((change) => decisions.get(change) === 'write')
-    await deleteRows(
-      this.#sql,
-      'record_tombstone',
-      'uri',
-      back.map(({ uri }) => uri),
-    )
+    const uris = back.map(({ uri }) => uri)
+    await together([
+      insertRows(this.#sql, {
+        table: 'record_tombstone',
+        rows: removed.map(({ uri, did, rev }) => ({ uri, did, rev, deletedAt })),
+        returning: [],
+        onConflict: `(uri) do update set rev = excluded.rev, "deletedAt" = excluded."deletedAt"`,
+      }),
+      deleteRows(this.#sql, 'record_tombstone', 'uri', uris, []),
+    ])
   }
 
   /** A collection that is indexed no more is not in a snapshot's events, and yet not gone. */
@@ -318,7 +328,7 @@ class Batch {
 
   /** Removes records without a tombstone: the repo's snapshot, or its purge, stands for it. */
   async forget(uris: readonly string[]): Promise<void> {
-    await deleteRows(this.#sql, 'record', 'uri', uris)
+    await deleteRows(this.#sql, 'record', 'uri', uris, [])
     this.#rowsWritten += uris.length
     const going = uris.map((uri) => ({ uri, nsid: partsOf(uri).collection }))
     await this.#changeRows(going, [], new Set(this.#options.notifyBackfilled ? [] : uris))

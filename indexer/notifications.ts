@@ -106,6 +106,12 @@ export class Notifications {
 }
 
 /**
+ * What was told of a record `r`. The fence keeps the planner from looking at all that an account was told: that would
+ * grow with its fame.
+ */
+const told = `(select did, reason from notification where "recordUri" = r."recordUri" offset 0)`
+
+/**
  * Tells those who have not been told and have not muted the thread. Whoever calls it has locked the
  * repos of the records, so that no key is needed; a database may have one all the same.
  */
@@ -117,8 +123,7 @@ export async function insertNotifications(
   await sql.unsafe(
     `insert into notification (${listed}) select ${listed} from ${relation(columns)}
      where not exists (
-       select from notification n
-       where n."recordUri" = r."recordUri" and n.did = r.did and n.reason = r.reason)
+       select from ${told} n where n.did = r.did and n.reason = r.reason)
      and not exists (
        select from post p join thread_mute m on m."rootUri" = coalesce(p."replyRoot", p.uri)
        where p.uri = r."reasonSubject" and m."mutedByDid" = r.did)

@@ -1,5 +1,5 @@
 /** The state of whole repos: the row that a batch locks, and what is stored about its records. */
-import type { Transaction } from '../shared/postgres.ts'
+import { type Transaction, together } from '../shared/postgres.ts'
 import { covers } from '../shared/scope.ts'
 import type { Stored } from './decide.ts'
 import { compareText } from './fold.ts'
@@ -54,7 +54,7 @@ export const isGone = `exists (
 /** What makes every event up to `rev` stale, and none after it: a snapshot's rev just above it. */
 export const fenceAbove = (rev: string): string => `${rev}~`
 
-/** Moves `actor_sync` forward, and returns the repos that moved. */
+/** Moves `actor_sync` of repos that are not gone forward, and returns those that moved. */
 export async function moveActorSync(
   sql: Transaction,
   heads: readonly Head[],
@@ -62,7 +62,7 @@ export async function moveActorSync(
   if (heads.length === 0) return new Set()
   const moved = await sql.unsafe<{ did: string }[]>(
     `insert into actor_sync as s (did, "commitCid", "repoRev")
-     select did, commit, rev from ${relation(['did', 'rev', 'commit'])} where not ${isGone}
+     select did, commit, rev from ${relation(['did', 'rev', 'commit'])}
      on conflict (did) do update set "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
      where s."repoRev" is null or s."repoRev" < excluded."repoRev" returning did`,
     [JSON.stringify(heads)],
@@ -90,7 +90,10 @@ export async function ensureActors(
 export type Snapshots = Readonly<Record<string, string>>
 
 /** The rev of the newest snapshot that covers a collection, or null. */
-export function snapshotRev(snapshots: Snapshots | undefined, collection: string): string | null {
+export function snapshotRev(
+  snapshots: Snapshots | null | undefined,
+  collection: string,
+): string | null {
   let newest: string | null = null
   for (const [pattern, rev] of Object.entries(snapshots ?? {})) {
     if (covers(pattern, collection) && (newest === null || rev > newest)) newest = rev
@@ -98,17 +101,24 @@ export function snapshotRev(snapshots: Snapshots | undefined, collection: string
   return newest
 }
 
-/** The snapshots of the repos that have had one. */
-export async function readSnapshots(
+/** What a batch must know of a repo beside its records. */
+export interface Repo {
+  snapshots: Snapshots | null
+  /** Its account was deleted, and nothing newer of it has come. */
+  isGone: boolean
+}
+
+/** The repos that have been read whole, or were purged. */
+export async function readRepos(
   sql: Transaction,
   dids: readonly string[],
-): Promise<ReadonlyMap<string, Snapshots>> {
-  const found = await sql.unsafe<{ did: string; snapshots: Snapshots }[]>(
-    `select did, "snapshotScope" as snapshots from repo_sync
-     where did = any($1::text[]) and "snapshotScope" is not null`,
+): Promise<ReadonlyMap<string, Repo>> {
+  const found = await sql.unsafe<(Repo & { did: string })[]>(
+    `select r.did, r."snapshotScope" as snapshots, ${isGone} as "isGone" from repo_sync r
+     where r.did = any($1::text[]) and (r."snapshotScope" is not null or r."purgedRev" is not null)`,
     [dids as string[]],
   )
-  return new Map(found.map(({ did, snapshots }) => [did, snapshots]))
+  return new Map(found.map(({ did, ...repo }) => [did, repo]))
 }
 
 /** What is stored about records; the snapshot is found by the caller, who knows the collection. */
@@ -116,14 +126,17 @@ export async function readStored(
   sql: Transaction,
   uris: readonly string[],
 ): Promise<ReadonlyMap<string, Omit<Stored, 'snapshot'>>> {
-  const records = await sql.unsafe<{ uri: string; cid: string; rev: string | null }[]>(
-    'select uri, cid, rev from record where uri = any($1::text[])',
-    [uris as string[]],
-  )
-  const tombstones = await sql.unsafe<{ uri: string; rev: string }[]>(
-    'select uri, rev from record_tombstone where uri = any($1::text[])',
-    [uris as string[]],
-  )
+  if (uris.length === 0) return new Map()
+  const [records, tombstones] = await together([
+    sql.unsafe<{ uri: string; cid: string; rev: string | null }[]>(
+      'select uri, cid, rev from record where uri = any($1::text[])',
+      [uris as string[]],
+    ),
+    sql.unsafe<{ uri: string; rev: string }[]>(
+      'select uri, rev from record_tombstone where uri = any($1::text[])',
+      [uris as string[]],
+    ),
+  ])
   const stored = new Map<string, Omit<Stored, 'snapshot'>>()
   for (const { uri, cid, rev } of records)
     stored.set(uri, { record: { cid, rev }, tombstone: null })

@@ -3,8 +3,8 @@
  * the same key has the row. Among present duplicates that is the one with the lowest URI; the others
  * wait in `duplicate_record`, each pointing at the holder.
  */
-import type { Transaction } from '../shared/postgres.ts'
-import type { Collection, Row, RowsOf, SoftDelete, Subject } from './collection.ts'
+import { type Transaction, together } from '../shared/postgres.ts'
+import type { Child, Collection, Row, RowsOf, SoftDelete, Subject } from './collection.ts'
 import type { Deltas } from './counts.ts'
 import type { Came, Deriver } from './derive.ts'
 import { compareText } from './fold.ts'
@@ -61,7 +61,7 @@ export async function changeRows(context: Context, change: CollectionChange): Pr
   const gone = await deleteWithChildren(work, going)
   if (rows.unique === undefined) return insertClaims(work, coming)
 
-  await deleteRows(context.sql, 'duplicate_record', 'uri', going)
+  await deleteRows(context.sql, 'duplicate_record', 'uri', going, [])
   const freed = gone.map((row) => String(row['uri']))
   const arriving = new Set(urisOf(coming))
   const orphans = (await duplicatesOf(context, collection, freed)).filter(
@@ -72,7 +72,7 @@ export async function changeRows(context: Context, change: CollectionChange): Pr
   // Who takes a place is told of as he is who left it.
   if (freed.every((uri) => quiet.has(uri))) for (const uri of orphaned) quiet.add(uri)
   const promoted = holders.map(({ subject }) => subject.uri).filter((uri) => orphaned.has(uri))
-  await deleteRows(context.sql, 'duplicate_record', 'uri', promoted)
+  await deleteRows(context.sql, 'duplicate_record', 'uri', promoted, [])
   const beaten = await insertUnique(work, holders)
   const holderOf = new Map(beaten.map(({ uri, duplicateOf }) => [uri, duplicateOf]))
   const pointed = waiting.map((duplicate) => ({
@@ -144,20 +144,26 @@ async function insertFree(work: Work, claims: readonly Claim[]): Promise<Claim[]
     work.notifications.want(notificationsOf(row, rows.notify))
   }
 
-  for (const child of rows.children ?? []) {
-    const childRows = entered.flatMap(
-      ({ came }) => came.children.find((entry) => entry.child === child)?.rows ?? [],
-    )
-    const { table, counts, softDelete } = child
-    const returned = await insertRows(sql, {
-      table,
-      rows: childRows,
-      returning: counts?.map(({ key }) => key) ?? [child.key],
-      ...(softDelete === undefined ? {} : { onConflict: reviving(softDelete) }),
-    })
-    deltas.add(counts, returned, 1)
-  }
+  const children = rows.children ?? []
+  await together(children.map((child) => insertChildren(work, child, entered)))
   return claims.filter(({ subject }) => !uris.has(subject.uri))
+}
+
+async function insertChildren(
+  { sql, deltas }: Work,
+  child: Child<never>,
+  entered: readonly Claim[],
+): Promise<void> {
+  const { table, counts, softDelete } = child
+  const returned = await insertRows(sql, {
+    table,
+    rows: entered.flatMap(
+      ({ came }) => came.children.find((entry) => entry.child === child)?.rows ?? [],
+    ),
+    returning: counts?.map(({ key }) => key) ?? [],
+    ...(softDelete === undefined ? {} : { onConflict: reviving(softDelete) }),
+  })
+  deltas.add(counts, returned, 1)
 }
 
 /** Deletes rows and their children, and returns the rows that were there. */
@@ -180,24 +186,25 @@ async function deleteWithChildren(
       notifications.want(told.map((notification) => ({ ...notification, sortAt: now })))
     }
   }
-  for (const { table, key, counts, softDelete } of rows.children ?? []) {
-    if (softDelete !== undefined) {
-      await sql.unsafe(
-        `update ${quoted(table)} set ${quoted(softDelete.column)} = $2 where ${quoted(key)} = any($1::text[])`,
-        [gone, new Date().toISOString()],
-      )
-      continue
-    }
-    const children = await deleteRows(
-      sql,
-      table,
-      key,
-      gone,
-      counts?.map((count) => count.key),
-    )
-    deltas.add(counts, children, -1)
-  }
+  const children = rows.children ?? []
+  await together(children.map((child) => deleteChildren(work, child, gone)))
   return deleted
+}
+
+async function deleteChildren(
+  { sql, deltas }: Work,
+  { table, key, counts, softDelete }: Child<never>,
+  gone: readonly string[],
+): Promise<void> {
+  if (softDelete === undefined) {
+    const columns = counts?.map((count) => count.key) ?? []
+    deltas.add(counts, await deleteRows(sql, table, key, gone, columns), -1)
+    return
+  }
+  await sql.unsafe(
+    `update ${quoted(table)} set ${quoted(softDelete.column)} = $2 where ${quoted(key)} = any($1::text[])`,
+    [gone as string[], new Date().toISOString()],
+  )
 }
 
 /** What must be known of a row that goes. */
@@ -288,6 +295,7 @@ async function setDuplicates(sql: Transaction, duplicates: readonly Duplicate[])
   await insertRows(sql, {
     table: 'duplicate_record',
     rows: [...duplicates].sort((a, b) => compareText(a.uri, b.uri)),
+    returning: [],
     onConflict: `(uri) do update set cid = excluded.cid, "duplicateOf" = excluded."duplicateOf",
       "indexedAt" = excluded."indexedAt"`,
   })

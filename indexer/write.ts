@@ -21,6 +21,11 @@ export function relation(columns: readonly string[], jsonColumns: readonly strin
   return `json_to_recordset($1::text::json) as r(${typed.join(', ')})`
 }
 
+function wanted(columns: readonly string[] | '*'): string {
+  if (columns === '*') return 'returning *'
+  return columns.length > 0 ? `returning ${listed(columns)}` : ''
+}
+
 export interface Insert {
   table: string
   rows: readonly Row[]
@@ -39,7 +44,7 @@ export async function insertRows(sql: Transaction, insert: Insert): Promise<read
   const names = listed(columns)
   return await sql.unsafe(
     `insert into ${quoted(table)} (${names}) select ${names} from ${relation(columns, json)}
-     on conflict ${onConflict} ${returning.length > 0 ? `returning ${listed(returning)}` : ''}`,
+     on conflict ${onConflict} ${wanted(returning)}`,
     [JSON.stringify(rows)],
   )
 }
@@ -54,8 +59,7 @@ export async function deleteRows(
 ): Promise<readonly Returned[]> {
   if (values.length === 0) return []
   return await sql.unsafe(
-    `delete from ${quoted(table)} where ${quoted(key)} = any($1::text[])
-     returning ${returning === '*' ? returning : listed(returning)}`,
+    `delete from ${quoted(table)} where ${quoted(key)} = any($1::text[]) ${wanted(returning)}`,
     [values as string[]],
   )
 }

@@ -1,4 +1,6 @@
 /** The pool and its transactions on a real Postgres; what its errors mean. */
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import { testDatabase } from '../test/servers/postgres.ts'
@@ -10,6 +12,7 @@ import {
   type Sql,
   schemaName,
   type Transaction,
+  together,
 } from './postgres.ts'
 import { retryTransient } from './retry.ts'
 
@@ -136,6 +139,40 @@ test('int8 comes as a number where that is exact, arrays go and come as arrays',
   })
 })
 
+test('a statement takes one round trip, and those of a transaction need not wait for each other', async () => {
+  await using database = await opened()
+  let sent = 0
+  await using relay = await startRelay(new URL(database.url), () => (sent += 1))
+  await using sql = connectPostgres({ databaseUrl: relay.url, poolSize: 1, log })
+  await sql`select`
+  const pieces = async (work: () => Promise<unknown>) => {
+    const before = sent
+    await work()
+    return sent - before
+  }
+  const ask = (sql: Sql | Transaction) =>
+    sql.unsafe('select $1::text, $2::text[], $3::int', ['a', ['b', 'c'], 1])
+  expect(await pieces(() => ask(sql))).toBe(1)
+  // Its beginning, its settings with all statements, its end.
+  const asking = (tx: Transaction) => together([ask(tx), ask(tx), ask(tx)])
+  expect(await pieces(() => inTransaction(sql, limits, asking))).toBe(3)
+})
+
+test('of statements that are sent together the first to fail is the one that is told, and all are waited for', async () => {
+  await using database = await opened()
+  let ended = 0
+  const ending = (work: Promise<unknown>) => work.finally(() => (ended += 1))
+  const work = inTransaction(database.sql, limits, (tx) =>
+    together([
+      ending(tx`select 1`),
+      ending(tx`select 1 / 0`),
+      ending((async () => tx`select pg_sleep(0.01)`)()),
+    ]),
+  )
+  await expect(work).rejects.toMatchObject({ code: '22012' })
+  expect(ended).toBe(3)
+})
+
 describe('the verdict on what Postgres says', () => {
   test.each([
     ['22021', 'reject', 'a NUL in a text', (sql: Sql) => sql`select ${'a\0b'}::text`],
@@ -194,6 +231,25 @@ describe('the verdict on what Postgres says', () => {
     expect(await retryTransient(count, { signal, initialMs: 10 })).toEqual([{ count: 0 }])
   })
 })
+
+/** Passes everything on, and tells of each piece that the client sends. */
+async function startRelay(to: URL, onPiece: () => void) {
+  const server = createServer({ noDelay: true }, (client) => {
+    const upstream = connect({ host: to.hostname, port: Number(to.port), noDelay: true })
+    client.on('data', onPiece)
+    client.pipe(upstream).pipe(client)
+    for (const socket of [client, upstream]) socket.on('error', () => {})
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  return {
+    url: Object.assign(new URL(to), { port: String(port) }).href,
+    [Symbol.asyncDispose]: async () => {
+      server.close()
+    },
+  }
+}
 
 async function opened(options: { poolSize?: number } = {}) {
   const database = await testDatabase()

@@ -171,14 +171,36 @@ export async function inTransaction<T>(
   const settings = settingsStatement(options)
   let result: { value: T } | undefined
   await sql.begin('isolation level read committed read write', async (transaction) => {
-    await transaction.unsafe(settings)
-    result = { value: await work(transaction) }
+    const set = transaction.unsafe(settings).execute()
+    const [, value] = await together([set, work(transaction)])
+    result = { value }
   })
   if (result === undefined) throw new Error('the transaction ended without a result')
   return result.value
 }
 
-/** One statement without parameters, so that it costs one round trip. */
+/**
+ * Waits for statements that need nothing of each other: queries are sent in this order, without a round trip in between.
+ * All have ended when it ends, for none may be sent when the transaction is over; the first to fail is thrown.
+ */
+export async function together<const T extends readonly PromiseLike<unknown>[]>(
+  work: T,
+): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+  let failure: { reason: unknown } | undefined
+  const noting = async (one: PromiseLike<unknown>) => {
+    try {
+      return await one
+    } catch (reason) {
+      failure ??= { reason }
+      return undefined
+    }
+  }
+  const results = await Promise.all(work.map(noting))
+  if (failure !== undefined) throw failure.reason
+  return results as { -readonly [K in keyof T]: Awaited<T[K]> }
+}
+
+/** The settings of a transaction, as one statement. */
 function settingsStatement(options: TransactionOptions): string {
   const { schema, statementTimeoutMs, lockTimeoutMs = 0 } = options
   const settings = [

@@ -85,10 +85,10 @@ async function lockAuthors(
   return new Set(dids)
 }
 
-/** `hasThreadGate` and `hasPostGate` of the posts that came, or whose gates did. */
+/** `hasThreadGate` and `hasPostGate` of the posts whose gates came or went. */
 async function showGates(sql: Transaction, keys: readonly Key[]): Promise<void> {
-  const uris = keys.filter(({ kind }) => kind !== 'replies').map(({ key }) => key)
-  if (uris.length === 0) return
+  const gated = keys.filter(({ kind }) => kind === 'thread' || kind === 'quotes')
+  if (gated.length === 0) return
   await sql.unsafe(
     `update post set "hasThreadGate" = g.thread, "hasPostGate" = g.quotes
      from unnest($1::text[]) as u(uri) cross join lateral (select
@@ -96,9 +96,11 @@ async function showGates(sql: Transaction, keys: readonly Key[]): Promise<void> 
        (select true from post_gate where "postUri" = u.uri) as quotes) as g
      where post.uri = u.uri and (post."hasThreadGate" is true, post."hasPostGate" is true)
        is distinct from (g.thread is true, g.quotes is true)`,
-    [[...new Set(uris)]],
+    [[...new Set(gated.map(({ key }) => key))]],
   )
 }
+
+const flags = ['uri', 'misplaced', 'keptOut', 'forbidden', 'threadIsGated', 'quotesAreGated']
 
 /** Writes what is not yet so, and moves the counts of replies. */
 async function writeFlags(
@@ -110,18 +112,22 @@ async function writeFlags(
     // Both or neither, as readers know them.
     const [misplaced, keptOut] = isMisplaced || isKeptOut ? [isMisplaced, isKeptOut] : [null, null]
     const forbidden = isForbidden ? true : null
+    const { uri, threadIsGated, quotesAreGated } = post
     const isSo =
       post.invalidReplyRoot === misplaced &&
       post.violatesThreadGate === keptOut &&
-      post.violatesEmbeddingRules === forbidden
-    return isSo ? [] : [{ uri: post.uri, misplaced, keptOut, forbidden }]
+      post.violatesEmbeddingRules === forbidden &&
+      post.hasThreadGate === threadIsGated &&
+      post.hasPostGate === quotesAreGated
+    return isSo ? [] : [{ uri, misplaced, keptOut, forbidden, threadIsGated, quotesAreGated }]
   })
   if (rows.length === 0) return
   await sql.unsafe(
     `update post set "invalidReplyRoot" = r.misplaced::boolean,
        "violatesThreadGate" = r."keptOut"::boolean,
-       "violatesEmbeddingRules" = r.forbidden::boolean
-     from ${relation(['uri', 'misplaced', 'keptOut', 'forbidden'])} where post.uri = r.uri`,
+       "violatesEmbeddingRules" = r.forbidden::boolean,
+       "hasThreadGate" = r."threadIsGated"::boolean, "hasPostGate" = r."quotesAreGated"::boolean
+     from ${relation(flags)} where post.uri = r.uri`,
     [JSON.stringify(rows)],
   )
   for (const { post, isKeptOut } of judged) {

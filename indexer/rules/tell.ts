@@ -1,5 +1,5 @@
 /** Who is told of posts: the notifications that are added, and those that are taken back. */
-import type { Transaction } from '../../shared/postgres.ts'
+import { type Transaction, together } from '../../shared/postgres.ts'
 import { insertNotifications, type Notification } from '../notifications.ts'
 import type { ThreadGate } from './gates.ts'
 import type { Judged } from './judge.ts'
@@ -17,8 +17,11 @@ export async function tell(
     ({ post, reason }) => post.replyParent !== null && !(reason.isNew && reason.quiet),
   )
   const uris = replies.map(({ post }) => post.uri)
-  const ancestries = await readAncestry(sql, uris, heightTold)
-  const stored = Map.groupBy(await readStored(sql, again), ({ recordUri }) => recordUri)
+  const [ancestries, found] = await together([
+    readAncestry(sql, uris, heightTold),
+    readStored(sql, again),
+  ])
+  const stored = Map.groupBy(found, ({ recordUri }) => recordUri)
 
   const wanted: Notification[] = []
   const refuted: number[] = []

@@ -17,6 +17,11 @@ export interface PostFacts {
   invalidReplyRoot: boolean | null
   violatesThreadGate: boolean | null
   violatesEmbeddingRules: boolean | null
+  hasThreadGate: boolean | null
+  hasPostGate: boolean | null
+  /** Whether the gates are there. */
+  threadIsGated: boolean | null
+  quotesAreGated: boolean | null
   parentIsThere: boolean
   parentRoot: string | null
   parentIsInvalid: boolean | null
@@ -27,21 +32,26 @@ export interface PostFacts {
   quoteGate: string | null
 }
 
+/** Each `limit 1` keeps the planner from reading a whole table for a hash. */
 export async function readPosts(sql: Transaction, uris: readonly string[]): Promise<PostFacts[]> {
   return await sql.unsafe<PostFacts[]>(
     `select p.uri, p.cid, p.creator, p."sortAt", r.json, p."replyRoot", p."replyParent",
        p."invalidReplyRoot", p."violatesThreadGate", p."violatesEmbeddingRules",
+       p."hasThreadGate", p."hasPostGate",
+       (select true from thread_gate where "postUri" = p.uri) as "threadIsGated",
+       (select true from post_gate where "postUri" = p.uri) as "quotesAreGated",
        parent.uri is not null as "parentIsThere", parent."replyRoot" as "parentRoot",
-       parent."invalidReplyRoot" as "parentIsInvalid", k.key is not null as "parentIsUndecided",
-       q.subject as quoted, qr.json as "quoteGate"
-     from post p
-     left join record r on r.uri = p.uri
-     left join post parent on parent.uri = p."replyParent"
-     left join reconcile k on k.kind = 'post' and k.key = p."replyParent"
-     left join quote q on q.uri = p.uri
-     left join post_gate g on g."postUri" = q.subject
-     left join record qr on qr.uri = g.uri
-     where p.uri = any($1::text[])`,
+       parent."invalidReplyRoot" as "parentIsInvalid",
+       (select true from reconcile where kind = 'post' and key = p."replyParent") is true
+         as "parentIsUndecided",
+       q.subject as quoted, g.json as "quoteGate"
+     from unnest($1::text[]) as u(uri)
+     cross join lateral (select * from post where uri = u.uri limit 1) as p
+     left join lateral (select json from record where uri = p.uri limit 1) as r on true
+     left join lateral (select * from post where uri = p."replyParent" limit 1) as parent on true
+     left join lateral (select subject from quote where uri = p.uri limit 1) as q on true
+     left join lateral (select json from record where uri =
+       (select uri from post_gate where "postUri" = q.subject) limit 1) as g on true`,
     [uris as string[]],
   )
 }
