@@ -1,4 +1,7 @@
 /** The docker and compose commands, as an operator types them. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
 import { run } from '../../start/process.ts'
 import { env } from '../env.ts'
 
@@ -13,6 +16,38 @@ export function dockerAt(host: string): Docker {
   return (...args) => printed('docker', args, { DOCKER_HOST: host, DOCKER_BUILDKIT: '0' })
 }
 
+export interface ContainerEvent {
+  /** As compose names it. */
+  service: string
+  /** `start`, `die`, `health_status: healthy`, … */
+  action: string
+}
+
+/** Hears what becomes of a project's containers from now on: the engine forgets it soon. */
+export function watchEvents(
+  host: string,
+  project: string,
+): { seen: readonly ContainerEvent[] } & AsyncDisposable {
+  const args = ['events', '--filter', `label=com.docker.compose.project=${project}`]
+  const child = spawn('docker', [...args, '--format', '{{json .}}'], {
+    env: { ...base(), DOCKER_HOST: host },
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  const ended = once(child, 'close')
+  const seen: ContainerEvent[] = []
+  createInterface({ input: child.stdout }).on('line', (line) => {
+    const { Action, Actor } = JSON.parse(line)
+    seen.push({ service: Actor.Attributes['com.docker.compose.service'], action: Action })
+  })
+  return {
+    seen,
+    async [Symbol.asyncDispose]() {
+      child.kill()
+      await ended
+    },
+  }
+}
+
 export interface ComposeOptions {
   /** The engine's. */
   host: string
@@ -24,7 +59,7 @@ export interface ComposeOptions {
   env: Readonly<Record<string, string>>
 }
 
-/** `docker-compose` for this project: 1.29 where there is one, else v2. */
+/** The compose command for this project: the one that TEST_COMPOSE names, else `docker-compose`, else v2's. */
 export async function composeFor(options: ComposeOptions): Promise<Docker> {
   const { host, project, files, env: variables } = options
   const [command, ...first] = await composeCommand()
@@ -33,6 +68,8 @@ export async function composeFor(options: ComposeOptions): Promise<Docker> {
 }
 
 async function composeCommand(): Promise<[string, ...string[]]> {
+  const given = env['TEST_COMPOSE']
+  if (given) return [given]
   const { code } = await run('docker-compose', ['version'], { timeoutMs: 10_000, env: base() })
   return code === 0 ? ['docker-compose'] : ['docker', 'compose']
 }

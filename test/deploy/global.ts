@@ -25,15 +25,21 @@ declare module 'vitest' {
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const engine = await openEngine()
-  const stop = async () => engine[Symbol.asyncDispose]()
+  const { host, from } = engine
+  const docker = dockerAt(host)
+  // The engine's own bridge does not always say where it is.
+  const network = `sluice-test-${process.pid}`
+  const stop = async () => {
+    await docker('network', 'rm', network).catch(() => {})
+    await engine[Symbol.asyncDispose]()
+  }
   try {
-    const { host, from } = engine
-    const docker = dockerAt(host)
+    await docker('network', 'create', network)
     const bases = await baseImages(docker)
     const sluice = await buildSluice(docker, { bases, tag: 'sluice-test/sluice' })
     const images = await serverImages(docker, bases)
     const gateway = await docker(
-      ...['network', 'inspect', 'bridge', '--format', '{{(index .IPAM.Config 0).Gateway}}'],
+      ...['network', 'inspect', network, '--format', '{{(index .IPAM.Config 0).Gateway}}'],
     )
     console.log(`engine: ${from}; images of ${bases.debian}`)
     project.provide('dock', { host, gateway: gateway.trim(), bases, sluice, images })
