@@ -16,7 +16,12 @@ import type { Output, Progress } from './output.ts'
 interface Flags {
   repair?: boolean
   counts?: boolean
+  rows?: boolean
   since?: string
+  takeover?: boolean
+  drain?: boolean
+  forgetGroup?: string
+  stream?: string
 }
 
 /** What each kind of finding is, for people. */
@@ -28,6 +33,9 @@ const docs: Readonly<Record<string, string>> = {
   blobs: 'rows without the CID of a blob that the record has',
   actors: 'accounts with records and no row',
   notifications: 'notifications that stand twice',
+  rows: 'records whose rows are not what they say',
+  orphans: 'rows whose record is gone',
+  rules: 'posts whose place in their thread, or whose gates, are not what is there',
   counts: 'keys whose counters differ from a recount',
 }
 
@@ -38,15 +46,34 @@ export const register: Register = (program, context) => {
     .command('doctor')
     .description('find what older workers left in the database, and heal it with --repair')
     .option('--repair', 'heal what is found; indexers may run meanwhile. Call again to continue')
+    .option('--rows', 'compare every row with what its record says too')
     .option('--counts', 'compare every counter with a recount of its rows too')
     .option('--since <time>', 'workers that keep no revs wrote here from then on: forget old revs')
+    .option('--takeover', 'look at Redis and Postgres before ours take over from older workers')
+    .option('--drain', 'have our indexers finish what is pending, before going back to older ones')
+    .option('--forget-group <name>', 'remove a group that does not count and that holds trimming')
+    .option('--stream <name>', 'with --forget-group: only from this stream')
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
-      examples(['sluice doctor', 'sluice doctor --repair --counts', 'sluice doctor --json']),
+      examples([
+        'sluice doctor',
+        'sluice doctor --repair --rows --counts',
+        'sluice doctor --takeover --json',
+        'sluice doctor --drain',
+        'sluice doctor --forget-group prod_stream',
+      ]),
     )
     .action(
-      act(context, async ({ repair = false, counts = false, since }: Flags) => {
+      act(context, async (flags: Flags) => {
+        const { repair = false, rows = false, counts = false, since } = flags
+        requireOneTask(flags)
+        if (flags.takeover) return (await import('./takeover.ts')).takeOver(context)
+        if (flags.drain) return (await import('./drain.ts')).drain(context)
+        if (flags.forgetGroup !== undefined) {
+          const { forgetGroup } = await import('./forget-group.ts')
+          return forgetGroup(context, flags.forgetGroup, flags.stream)
+        }
         const { env, out, signal } = context
         const { databaseUrl, schema, logLevel } = readConfig(options, env)
         const log = createLog('doctor', logLevel, process.stderr)
@@ -65,6 +92,7 @@ export const register: Register = (program, context) => {
         const findings = await examine({
           apply: { sql, schema, collections, deriver, scope, statementTimeoutMs, handles: true },
           repair,
+          rows,
           counts,
           since: from,
           signal,
@@ -80,6 +108,17 @@ export const register: Register = (program, context) => {
         return wrong.length > 0 && !repair ? 1 : 0
       }),
     )
+}
+
+function requireOneTask({ takeover, drain, forgetGroup, stream, ...heal }: Flags): void {
+  const given = [takeover, drain, forgetGroup].filter((flag) => flag !== undefined).length
+  const heals = heal.repair || heal.rows || heal.counts || heal.since !== undefined
+  if (given + (heals ? 1 : 0) > 1) {
+    throw new UserError('--takeover, --drain and --forget-group each go by themselves')
+  }
+  if (stream !== undefined && forgetGroup === undefined) {
+    throw new UserError('--stream goes with --forget-group')
+  }
 }
 
 /** One bar after the other, as the walks follow each other. */

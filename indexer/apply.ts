@@ -126,6 +126,22 @@ export async function removeRecords(
   await addCounts(sql, batch.deltas, countersOf(options.collections))
 }
 
+/**
+ * Sets the rows of stored records anew, in a transaction that has locked their repos: what hangs on
+ * them goes, and what they say comes. Nobody is told. Returns what the rules have still to look at.
+ */
+export async function rewriteRecords(
+  sql: Transaction,
+  options: ApplyOptions,
+  changes: readonly Change[],
+): Promise<readonly Key[]> {
+  const batch = new Batch(sql, options, async () => {})
+  await batch.rewrite(changes)
+  const left = await batch.follow()
+  await addCounts(sql, batch.deltas, countersOf(options.collections))
+  return left
+}
+
 /** One transaction's work. */
 class Batch {
   readonly deltas = new Deltas()
@@ -324,6 +340,12 @@ class Batch {
       crashPoint('indexer.snapshot-noted')
     }
     return results
+  }
+
+  /** The rows of these records go, and come as they say; the records themselves stay. */
+  async rewrite(changes: readonly Change[]): Promise<void> {
+    const quiet = new Set(changes.map(({ uri }) => uri))
+    await this.#changeRows(changes, changes.filter(hasCome), quiet)
   }
 
   /** Removes records without a tombstone: the repo's snapshot, or its purge, stands for it. */

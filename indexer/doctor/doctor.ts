@@ -2,11 +2,14 @@
 import { inTransaction, type Sql, type Transaction } from '../../shared/postgres.ts'
 import { retryTransient } from '../../shared/retry.ts'
 import type { ApplyOptions } from '../apply.ts'
+import type { Key } from '../rules/keys.ts'
+import { reconcile } from '../rules/reconcile.ts'
 import { walkActors } from './actors.ts'
 import { walkBlobs } from './blobs.ts'
 import { walkCounts } from './counts.ts'
 import { walkNotifications } from './notifications.ts'
 import { walkRecords } from './records.ts'
+import { walkRows } from './rows.ts'
 import { walkTimes } from './times.ts'
 import type { Page, Patient, Walk } from './walk.ts'
 
@@ -14,6 +17,8 @@ export interface DoctorOptions {
   apply: ApplyOptions
   /** Heals what is found; an interrupted repair continues where it was. */
   repair: boolean
+  /** Rows too: a look at every row beside the record that it stands for. */
+  rows?: boolean
   /** Counters too: a look at every row that counts. */
   counts: boolean
   /** Since when workers that keep no revs wrote here; null: never. */
@@ -32,15 +37,16 @@ export interface Finding {
 
 /** Walks through everything. Indexers may run meanwhile. Throws the signal's reason when it aborts. */
 export async function examine(options: DoctorOptions): Promise<Finding[]> {
-  const { apply, counts, since, signal } = options
+  const { apply, rows = false, counts, since, signal } = options
   const patient: Patient = { apply, columns: await columnsOf(apply) }
-  // Links before blobs, which are read from the records.
+  // Links before blobs and rows, which are read from the records; counters last.
   const walks = [
     walkRecords(patient, since),
     ...walkBlobs(patient),
     ...walkTimes(patient),
     walkActors,
     walkNotifications,
+    ...(rows ? walkRows(patient) : []),
     ...(counts ? walkCounts(apply.collections) : []),
   ]
   const findings: Finding[] = []
@@ -53,6 +59,9 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
   }
   return findings
 }
+
+/** A page of posts is looked at for each. */
+const keysAtOnce = 50
 
 /** Walks to the end of one table. With a repair each page and the place after it are one transaction. */
 async function follow(options: DoctorOptions, walk: Walk): Promise<Record<string, number>> {
@@ -74,12 +83,27 @@ async function follow(options: DoctorOptions, walk: Walk): Promise<Record<string
         }),
       { signal },
     )
+    await followRules(apply, page.left ?? [], signal)
     for (const [kind, count] of Object.entries(page.found)) found[kind] = (found[kind] ?? 0) + count
     done += page.seen
     after = page.after
     onProgress?.(walk.name, done, Math.max(done, total))
   }
   return found
+}
+
+/** Does what is left to the rules, and what follows from it. Who dies here leaves it to the indexers. */
+async function followRules(
+  { sql, schema, statementTimeoutMs }: ApplyOptions,
+  keys: readonly Key[],
+  signal: AbortSignal,
+): Promise<void> {
+  const options = { sql, schema, statementTimeoutMs, probe: async () => {} }
+  for (let left = [...keys]; left.length > 0; ) {
+    signal.throwIfAborted()
+    const some = left.splice(0, keysAtOnce)
+    left.push(...(await retryTransient(() => reconcile(options, some), { signal })))
+  }
 }
 
 async function startOf({ sql, schema }: ApplyOptions, { name }: Walk): Promise<string> {

@@ -1,6 +1,7 @@
 /** Walking a table in the order of its key, a page at a time: what every check of the doctor is made of. */
 import type { Sql, Transaction } from '../../shared/postgres.ts'
 import type { ApplyOptions } from '../apply.ts'
+import type { Key } from '../rules/keys.ts'
 import { quoted } from '../write.ts'
 
 /** One look at a page. */
@@ -10,6 +11,8 @@ export interface Page {
   seen: number
   /** How much was wrong, by kind. */
   found: Readonly<Record<string, number>>
+  /** What the rules have to look at once the page is committed. */
+  left?: readonly Key[]
 }
 
 /** What is to be looked at. */

@@ -40,7 +40,7 @@ test('entries are applied in order, acknowledged, deleted and counted', async ()
   expect(consumer.batches.map((batch) => batch.length)).toEqual([10, 10, 5])
   expect(await bed.redis.xlen(stream)).toBe(0)
   expect(await ledgerBalance(bed.redis, stream, group)).toEqual({
-    ...{ added: 25, applied: 25, stale: 0, refused: {}, dead: {}, gone: 0 },
+    ...{ added: 25, applied: 25, stale: 0, refused: {}, dead: {}, gone: 0, others: 0 },
     ...{ pending: 0, lag: 0, off: 0, balanced: true },
   })
 })
@@ -193,7 +193,7 @@ test('each outcome is counted under its name', async () => {
   expect(fields[fields.indexOf('host') + 1]).toBe('pds.test')
   expect(await ledgerBalance(bed.redis, stream, group)).toEqual({
     ...{ added: 5, applied: 1, stale: 1, refused: { 'out of scope': 1 }, dead: { poison: 1 } },
-    ...{ gone: 0, pending: 1, lag: 0, off: 0, balanced: true },
+    ...{ gone: 0, others: 0, pending: 1, lag: 0, off: 0, balanced: true },
   })
 })
 

@@ -5,6 +5,7 @@ import { crashPoint } from '../crash-point.ts'
 import { connectLike, redisCode, redisFailure, settled, throughOutages } from '../redis.ts'
 import { backoff, sleep } from '../retry.ts'
 import { type AwayReport, createDesk, type Desk } from './desk.ts'
+import { isAskedToDrain, redisSeconds } from './drain.ts'
 import { connectionName, ensureGroup, leaveSeat, takeSeat } from './group.ts'
 import { createIntake, type Read } from './intake.ts'
 import type { StreamMetrics } from './metrics.ts'
@@ -96,9 +97,13 @@ export async function consume<E>(consumer: Consumer<E>): Promise<void> {
   await using reader = connectLike(redis, log, connectionName(seat))
   const away = createAwayReport(consumer)
   await Promise.all([settled(redis, signal), settled(reader, signal)])
+  const draining: Draining = { began: 0, asked: false }
   try {
     await throughOutages(() => ensureGroup(redis, stream, group), signal, away.begins)
     await throughOutages(() => takeSeat(redis, reader, seat, signal), signal, away.begins)
+    // One more: who starts within the second in which others were asked is not meant.
+    draining.began =
+      1 + ((await throughOutages(() => redisSeconds(redis), signal, away.begins)) ?? 0)
   } catch (error) {
     if (signal.aborted) return
     throw error
@@ -119,10 +124,10 @@ export async function consume<E>(consumer: Consumer<E>): Promise<void> {
   }
   const done = new AbortController()
   const keeping = [
-    failed(() => keep(consumer, place, desk, done.signal)),
+    failed(() => keep(consumer, { place, desk, draining }, done.signal)),
     failed(() => passBarriers(desk, done.signal)),
   ]
-  await failed(() => take(consumer, reader, desk, away, stop))
+  await failed(() => take(consumer, { reader, desk, away, draining }, stop))
   await desk.drain()
   done.abort()
   await Promise.all(keeping)
@@ -131,12 +136,24 @@ export async function consume<E>(consumer: Consumer<E>): Promise<void> {
   await leaveSeat(redis, seat).catch((err) => log.info({ stream, err }, 'seat not left'))
 }
 
+/** Whether new entries are to be left to whoever comes after. */
+interface Draining {
+  /** By the clock of Redis. */
+  began: number
+  asked: boolean
+}
+
+interface Taking {
+  reader: Redis
+  desk: Desk
+  away: AwayReport
+  draining: Draining
+}
+
 /** Reads while there is room, until the signal aborts or something crashes. */
 async function take<E>(
   consumer: Consumer<E>,
-  reader: Redis,
-  desk: Desk,
-  away: AwayReport,
+  { reader, desk, away, draining }: Taking,
   stop: AbortSignal,
 ) {
   const { redis, stream, group, metrics, minIdleMs = 60_000 } = consumer
@@ -154,7 +171,7 @@ async function take<E>(
     }
     let read: Read
     try {
-      read = await intake.next(room, { onlyPending: desk.crowded() })
+      read = await intake.next(room, { onlyPending: draining.asked || desk.crowded() })
     } catch (error) {
       intake.restart()
       if (redisCode(error) === 'NOGROUP') {
@@ -175,7 +192,8 @@ async function take<E>(
     if (read.from === 'claimed') metrics.claimed.inc({ stream }, read.entries.length)
     if (read.gone > 0) metrics.outcomes.inc({ stream, outcome: 'nil' }, read.gone)
     await desk.receive(read.entries)
-    if (read.entries.length === 0 && desk.crowded()) await desk.changed(crowdedPollMs)
+    const onlyPending = draining.asked || desk.crowded()
+    if (read.entries.length === 0 && onlyPending) await desk.changed(crowdedPollMs)
   }
 }
 
@@ -210,7 +228,11 @@ async function passBarriers(desk: Desk, done: AbortSignal) {
 }
 
 /** Keeps what is in hand from being claimed, retries dead letters, trims. */
-async function keep<E>(consumer: Consumer<E>, place: Place, desk: Desk, done: AbortSignal) {
+async function keep<E>(
+  consumer: Consumer<E>,
+  { place, desk, draining }: { place: Place; desk: Desk; draining: Draining },
+  done: AbortSignal,
+) {
   const { redis, stream, group, streamGroups, minIdleMs = 60_000 } = consumer
   const report = createTrimReport(consumer)
   const tick = Math.min(tickMs, minIdleMs / 4)
@@ -228,6 +250,7 @@ async function keep<E>(consumer: Consumer<E>, place: Place, desk: Desk, done: Ab
         touchAt = Date.now() + touchEveryMs
       }
       await desk.retryCondemned()
+      draining.asked = await isAskedToDrain(redis, consumer, draining.began)
       if (Date.now() >= trimAt) {
         await ensureGroup(redis, stream, group)
         const trimmed = await trimStream(redis, stream, namedGroups(streamGroups, stream, group))

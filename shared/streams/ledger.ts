@@ -4,6 +4,7 @@ import { ledgerKey } from './names.ts'
 import { script } from './script.ts'
 
 const ledger = script('ledger.lua')
+const others = script('others.lua')
 
 export interface LedgerBalance {
   /** Entries added to the stream since the group's ledger began. */
@@ -14,6 +15,8 @@ export interface LedgerBalance {
   dead: Record<string, number>
   /** Acknowledged without a payload: it had been trimmed before it was read. */
   gone: number
+  /** Acknowledged by older workers, as far as that was counted. */
+  others: number
   pending: number
   /** Null where Redis can't tell it. */
   lag: number | null
@@ -46,6 +49,7 @@ export async function ledgerBalance(
     refused: withPrefix(counts, 'refused:'),
     dead: withPrefix(counts, 'dead:'),
     gone: counts.get('nil') ?? 0,
+    others: counts.get('others') ?? 0,
     pending,
     lag,
     off,
@@ -59,4 +63,16 @@ function withPrefix(counts: Map<string, number>, prefix: string): Record<string,
       .filter(([outcome]) => outcome.startsWith(prefix))
       .map(([outcome, count]) => [outcome.slice(prefix.length), count]),
   )
+}
+
+/**
+ * Counts as `others` what entries the group's ledger can't account for: what older workers have
+ * acknowledged. Null where there is nothing to compare yet. Ours alone may be reading meanwhile.
+ */
+export async function countOthers(
+  redis: Redis,
+  stream: string,
+  group: string,
+): Promise<number | null> {
+  return (await others(redis, [stream, ledgerKey(stream, group)], [group])) as number | null
 }

@@ -72,6 +72,9 @@ export const sessionKey = (stream: string, session: string): string =>
 export const consumerKey = (stream: string, group: string, name: string): string =>
   `${stream}:consumer:${group}:${name}`
 
+/** That the consumers of a group are to finish what is pending, and to read nothing new. */
+export const drainKey = (stream: string, group: string): string => `${stream}:drain:${group}`
+
 /** The host as cursor keys spell it: no scheme, no trailing slash. */
 export const cursorHost = (host: string): string =>
   host.replace(/^[a-z][a-z0-9+.-]*:\/\//i, '').replace(/\/+$/, '')
