@@ -5,7 +5,9 @@ import { join } from 'node:path'
 import { createApply } from '../indexer/apply.ts'
 import { collections } from '../indexer/collections/index.ts'
 import { createDeriver } from '../indexer/derive.ts'
+import { flightOf } from '../indexer/indexer.ts'
 import { compileLexicons } from '../indexer/lexicons.ts'
+import { options } from '../indexer/options.ts'
 import { environment } from '../shared/config.ts'
 import type { Event } from '../shared/events.ts'
 import type { Sql } from '../shared/postgres.ts'
@@ -19,6 +21,12 @@ export interface Run {
   batchSize: number
   transactions: number
 }
+
+/** What an indexer has in flight as it is shipped. */
+export const shipped: Run = flightOf({
+  batchSize: Number(options.batchSize.default),
+  concurrency: Number(options.concurrency.default),
+})
 
 /** An engine on the schema, as the indexer makes it. */
 export async function engine(sql: Sql, schema: string) {

@@ -16,7 +16,7 @@ export function worldOf(records: number): World {
 
 /**
  * Fills an empty schema with this many records, their rows, counts and notifications, as `history`
- * would have made them before event number `records`. About 100 s a million.
+ * would have made them before event number `records`. Indexes that keep nothing unique are made at its end.
  */
 export async function fill(sql: Sql, schema: string, records: number): Promise<void> {
   const { accounts, posts } = worldOf(records)
@@ -26,10 +26,16 @@ export async function fill(sql: Sql, schema: string, records: number): Promise<v
   const firstRepost = firstFollow + follows
   const firstLike = firstRepost + reposts
   const post = `pg_temp.uri(${subject(posts)} % ${accounts}, 'app.bsky.feed.post', ${subject(posts)})`
+  const indexes = await sql<{ name: string; definition: string }[]>`
+    select format('%I.%I', schemaname, indexname) as name, indexdef as definition
+    from pg_indexes where schemaname = ${schema} and not exists (
+      select from pg_constraint where conindid = format('%I.%I', schemaname, indexname)::regclass)`
   await sql.begin(async (tx) => {
     await tx.unsafe(
-      `set local search_path to "${schema}", public; set local synchronous_commit to off`,
+      `set local search_path to "${schema}", public; set local synchronous_commit to off;
+       set local maintenance_work_mem to '1GB'`,
     )
+    for (const { name } of indexes) await tx.unsafe(`drop index ${name}`)
     await tx.unsafe(helpers)
     await tx.unsafe(`
       insert into actor (did, "indexedAt") select pg_temp.did(n), pg_temp.at(0) from generate_series(0::bigint, ${accounts - 1}) n;
@@ -90,6 +96,7 @@ export async function fill(sql: Sql, schema: string, records: number): Promise<v
         left join (select creator, count(*) n from follow group by 1) b on b.creator = did
         left join (select creator, count(*) n from post group by 1) c on c.creator = did;
     `)
+    for (const { definition } of indexes) await tx.unsafe(definition)
   })
   await sql.unsafe('vacuum analyze')
 }

@@ -223,7 +223,6 @@ async function startIndexers(servers: Servers, many: number): Promise<ChildProce
         DATABASE_URL: servers.databaseUrl,
         INDEXER_CONSUMER: `bench-${index}`,
         INDEXER_MODE: 'stream',
-        INDEXER_CONCURRENCY: '1000',
         ENABLE_DID_RESOLUTION: 'false',
         METRICS_PORT: '0',
         LOG_LEVEL: 'warn',

@@ -13,7 +13,7 @@ import { pino } from 'pino'
 import postgres from 'postgres'
 import { migrate } from '../migrations/migrate.ts'
 import { connectPostgres, type Sql } from '../shared/postgres.ts'
-import { engine, measure, serverCpu, withServer } from './engine.ts'
+import { engine, measure, serverCpu, shipped, withServer } from './engine.ts'
 import { fill, worldOf } from './filled.ts'
 import { history } from './mix.ts'
 
@@ -26,7 +26,6 @@ const batch = 500
 const settings = { shared_buffers: '2GB', max_wal_size: '8GB' }
 /** A table of fewer rows may be scanned. */
 const largeRows = 10_000
-const run = { batchSize: batch, transactions: 2 }
 
 interface PlanNode {
   'Node Type': string
@@ -87,7 +86,7 @@ await withServer({ dir: join(folder, 'postgres'), settings }, async (server) => 
   for (const [round, of] of ['empty', schema, 'empty', schema].entries()) {
     const made = [...history(events, first + round * events, world)]
     const before = await serverCpu(server)
-    const measured = await measure(sql, of, made, run)
+    const measured = await measure(sql, of, made, shipped)
     const cpu = Math.round((((await serverCpu(server)) - before) * 1e6) / made.length)
     const name = of === schema ? records.toLocaleString('en') : 'none'
     rates.push({ records: name, ...measured, 'Postgres µs/event': cpu })
@@ -202,7 +201,7 @@ counts and notifications. Times are those of Postgres for one call, in batches o
 statement; blocks of 8 KB are those that one call touches: in the usual mix, and when all likes, reposts, replies and
 follows are about the 20 most famous posts and accounts. What touched more of them there would grow with popularity.
 
-## Speed, with ${run.transactions} batches of ${run.batchSize} in flight
+## Speed, with ${shipped.transactions} batches of ${shipped.batchSize} in flight
 
 | records that are there | events/s | client, µs of CPU an event | Postgres, µs of CPU an event |
 |---|---|---|---|

@@ -17,7 +17,7 @@ import { findPlaces } from '../start/places.ts'
 import { startPostgres } from '../start/postgres.ts'
 import { installReference } from '../test/conformance/install.ts'
 import { conversation } from './conversation.ts'
-import { measure, serverCpu } from './engine.ts'
+import { measure, serverCpu, shipped } from './engine.ts'
 
 const [ours = '60000', theirs = '6000', ...given] = process.argv.slice(2)
 const settings = Object.fromEntries(given.map((pair) => pair.split('=')))
@@ -77,7 +77,7 @@ async function runOurs(count: number) {
   await using sql = connectPostgres({ databaseUrl: server.url, poolSize: 4, log })
   const before = await serverCpu(server)
   const events = [...conversation(count)]
-  const result = await measure(sql, schema, events, { batchSize: 500, transactions: 2 })
+  const result = await measure(sql, schema, events, shipped)
   const [left] = await sql<{ count: number }[]>`select count(*)::int from bsky.reconcile`
   const server_ = ((await serverCpu(server)) - before) * 1e6
   return {

@@ -68,8 +68,8 @@ export const options = {
   concurrency: {
     env: 'INDEXER_CONCURRENCY',
     parse: count,
-    default: '100',
-    doc: 'Events that may be in transactions at once.',
+    default: '2000',
+    doc: 'Events that may be in transactions at once: three transactions at most, each of a batch.',
   },
   batchSize: {
     env: 'INDEXER_BATCH_SIZE',

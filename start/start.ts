@@ -274,8 +274,6 @@ function workerEnvironment(options: {
 }): Record<string, string | undefined> {
   const { env, servers, network, relays } = options
   return {
-    // One indexer, fewer connections than it could use, more events in each transaction.
-    INDEXER_CONCURRENCY: '2000',
     // Whoever follows the live network does not want every repo of it on this machine.
     INGESTER_MODE: 'firehose',
     ...env,
