@@ -35,6 +35,7 @@ export interface Usage {
   main: number
   threads: number
   redis: number
+  replay: number
 }
 
 export interface Following extends AsyncDisposable {
@@ -101,8 +102,12 @@ export async function startFollowing(options: FollowingOptions): Promise<Followi
       const cpu = await redis.info('cpu')
       const part = (name: string) => Number(new RegExp(`${name}:([\\d.]+)`).exec(cpu)?.[1])
       const { main, threads } = await cpuOf(pid)
+      const sender = await cpuOf(replay.pid ?? 0)
       const at = performance.now() / 1_000
-      return { at, main, threads, redis: part('used_cpu_user') + part('used_cpu_sys') }
+      return {
+        ...{ at, main, threads, redis: part('used_cpu_user') + part('used_cpu_sys') },
+        replay: sender.main + sender.threads,
+      }
     },
     memory: () =>
       Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1_000,

@@ -112,6 +112,9 @@ test('of three relays with different lags, the same commit becomes one set of ev
   const duplicates = () => ingester.metric('ingester_chain_links_total', { judgement: 'duplicate' })
   await expect.poll(duplicates, patience).toBeGreaterThanOrEqual(40)
   expect(await room.wanted()).toBe(0)
+  for (const { host } of network.relays) {
+    expect(await ingester.metric('ingester_source_lag_seconds', { host })).toBeGreaterThan(0)
+  }
 })
 
 describe('a repo is requested, once,', () => {

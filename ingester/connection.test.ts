@@ -28,6 +28,7 @@ async function following(
   if (upgrade !== null) {
     server.on('upgrade', (request, socket, head) => {
       asked.push(request.url ?? '')
+      socket.on('error', () => {}) // The ingester may leave as it likes.
       upgrade(request, socket, head)
     })
   }

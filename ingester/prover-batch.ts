@@ -53,43 +53,47 @@ export function packTask(
   return { now, bytes, ends, keys }
 }
 
-export function framesOf({ bytes, ends }: Task): Uint8Array[] {
-  return ends.map((end, index) => bytes.subarray(ends[index - 1] ?? 0, end))
+export function frameOf({ bytes, ends }: Task, index: number): Uint8Array {
+  return bytes.subarray(ends[index - 1] ?? 0, ends[index])
 }
 
-export function packOutcomes(outcomes: readonly Outcome[], memory: ArrayBuffer): Answer {
+/** Where the bytes of an answer are put together; each is copied out of it. */
+let scratch = Buffer.alloc(256 * 1_024)
+
+/** Takes outcomes one by one: what each was made of need not outlive it. */
+export function packOutcomes(outcomes: Iterable<Outcome>, memory: ArrayBuffer): Answer {
   const numbers: number[] = []
-  const parts: Uint8Array[] = []
   const failed = new Map<number, Failed>()
   const beside: Map<number, Pick<Proved, 'dropped' | 'unsigned' | 'sig'>> = new Map()
   let length = 0
   const add = (part: Uint8Array) => {
-    parts.push(part)
+    if (length + part.length > scratch.length) {
+      const larger = Buffer.alloc(2 * (length + part.length))
+      larger.set(scratch.subarray(0, length))
+      scratch = larger
+    }
+    scratch.set(part, length)
     length += part.length
   }
-  for (const [index, outcome] of outcomes.entries()) {
-    if (!('proof' in outcome)) {
-      failed.set(index, outcome)
-      continue
-    }
-    const { proof, signed, counts, data, entries, dropped, unsigned, sig } = outcome
-    numbers.push(Number(proof === 'proven'), Number(signed))
-    numbers.push(counts.create, counts.update, counts.delete, counts.filtered, entries.length)
-    add(data.bytes)
-    for (const entry of entries) {
-      numbers.push(entry.length)
-      add(entry)
-    }
-    // Copies: what is sent would take along all of the memory that it is a part of.
-    if (!signed) beside.set(index, { dropped, unsigned: copy(unsigned), sig: copy(sig) })
-    else if (dropped.length > 0) beside.set(index, { ...signedAlready, dropped })
+  let index = 0
+  for (const outcome of outcomes) {
+    if ('proof' in outcome) {
+      const { proof, signed, counts, data, entries, dropped, unsigned, sig } = outcome
+      numbers.push(Number(proof === 'proven'), Number(signed))
+      numbers.push(counts.create, counts.update, counts.delete, counts.filtered, entries.length)
+      add(data.bytes)
+      for (const entry of entries) {
+        numbers.push(entry.length)
+        add(entry)
+      }
+      // Copies: what is sent would take along all of the memory that it is a part of.
+      if (!signed) beside.set(index, { dropped, unsigned: copy(unsigned), sig: copy(sig) })
+      else if (dropped.length > 0) beside.set(index, { ...signedAlready, dropped })
+    } else failed.set(index, outcome)
+    index += 1
   }
   const bytes = new Uint8Array(length)
-  let position = 0
-  for (const part of parts) {
-    bytes.set(part, position)
-    position += part.length
-  }
+  bytes.set(scratch.subarray(0, length))
   return { memory, numbers: Uint32Array.from(numbers), bytes, failed, beside }
 }
 

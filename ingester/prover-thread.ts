@@ -4,17 +4,20 @@ import { scopeOf } from '../shared/scope.ts'
 import { RefusedError } from './commit.ts'
 import { decodeFrame } from './frame.ts'
 import { prove } from './prove.ts'
-import { framesOf, type Outcome, packOutcomes, type Task, type ThreadData } from './prover-batch.ts'
+import { frameOf, type Outcome, packOutcomes, type Task, type ThreadData } from './prover-batch.ts'
 
 const { mode, collections } = workerData as ThreadData
 const scope = scopeOf(collections)
 
 parentPort?.on('message', (task: Task) => {
-  const { keys, now } = task
-  const outcomes = framesOf(task).map((frame, index) => outcomeOf(frame, keys[index] ?? null, now))
-  const answer = packOutcomes(outcomes, task.bytes.buffer)
+  const answer = packOutcomes(outcomesOf(task), task.bytes.buffer)
   parentPort?.postMessage(answer, [answer.memory, answer.numbers.buffer, answer.bytes.buffer])
 })
+
+function* outcomesOf(task: Task): Generator<Outcome> {
+  const { keys, now } = task
+  for (const [index, key] of keys.entries()) yield outcomeOf(frameOf(task, index), key, now)
+}
 
 function outcomeOf(frame: Uint8Array, key: string | null, now: number): Outcome {
   try {

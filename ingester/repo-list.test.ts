@@ -96,6 +96,7 @@ async function reading(answer: Answer) {
   return {
     asked,
     redis,
+    metrics,
     start,
     problems,
     stop: () => stopping.abort(),
@@ -189,6 +190,7 @@ describe('the list of repos', () => {
     expect(dead.map(([, list]) => list.slice(0, 4))).toEqual([
       ['repo', JSON.stringify(bad), 'reason', 'list'],
     ])
+    expect((await room.metrics.cursorSkips.get()).values[0]?.value).toBe(1)
   })
 
   test('a page that can not be used is halved until the repo at fault stands alone, which is skipped', async () => {

@@ -159,27 +159,31 @@ export function cidMatches(source: Uint8Array, offset: number, block: Uint8Array
   return true
 }
 
-const text = Buffer.allocUnsafeSlow(textLength)
-text[0] = 'b'.charCodeAt(0)
+/** Where a text is written, two characters at once: the prefix stands before the first pair. */
+const text = Buffer.allocUnsafeSlow(textLength + 1)
+text[1] = 'b'.charCodeAt(0)
+const pairsOfText = new Uint16Array(text.buffer, text.byteOffset)
+/** Each ten bits as two characters, as they lie in memory. */
+const pairs = new Uint16Array(1_024)
+for (let bits = 0; bits < 1_024; bits++) {
+  const chars = [charCodes[bits >>> 5] ?? 0, charCodes[bits & 31] ?? 0]
+  pairs[bits] = new Uint16Array(Uint8Array.from(chars).buffer)[0] ?? 0
+}
 
 /** Base32 of the 36 bytes at a place: 5 bytes become 8 characters, the last one becomes 2. */
 function cidText(source: Uint8Array, offset: number): string {
   let out = 1
   for (let at = offset; at < offset + 35; at += 5) {
-    const [b0, b1, b2] = [source[at] ?? 0, source[at + 1] ?? 0, source[at + 2] ?? 0]
-    const [b3, b4] = [source[at + 3] ?? 0, source[at + 4] ?? 0]
-    text[out] = charCodes[b0 >>> 3] ?? 0
-    text[out + 1] = charCodes[((b0 & 7) << 2) | (b1 >>> 6)] ?? 0
-    text[out + 2] = charCodes[(b1 >>> 1) & 31] ?? 0
-    text[out + 3] = charCodes[((b1 & 1) << 4) | (b2 >>> 4)] ?? 0
-    text[out + 4] = charCodes[((b2 & 15) << 1) | (b3 >>> 7)] ?? 0
-    text[out + 5] = charCodes[(b3 >>> 2) & 31] ?? 0
-    text[out + 6] = charCodes[((b3 & 3) << 3) | (b4 >>> 5)] ?? 0
-    text[out + 7] = charCodes[b4 & 31] ?? 0
-    out += 8
+    const high = ((source[at] ?? 0) << 12) | ((source[at + 1] ?? 0) << 4)
+    const middle = source[at + 2] ?? 0
+    const low = ((middle & 15) << 16) | ((source[at + 3] ?? 0) << 8) | (source[at + 4] ?? 0)
+    const begin = high | (middle >>> 4)
+    pairsOfText[out] = pairs[begin >>> 10] ?? 0
+    pairsOfText[out + 1] = pairs[begin & 1_023] ?? 0
+    pairsOfText[out + 2] = pairs[low >>> 10] ?? 0
+    pairsOfText[out + 3] = pairs[low & 1_023] ?? 0
+    out += 4
   }
-  const last = source[offset + 35] ?? 0
-  text[out] = charCodes[last >>> 3] ?? 0
-  text[out + 1] = charCodes[(last << 2) & 31] ?? 0
-  return text.toString('latin1')
+  pairsOfText[out] = pairs[(source[offset + 35] ?? 0) << 2] ?? 0
+  return text.toString('latin1', 1)
 }
