@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type IncomingHttpHeaders } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, connect } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { expect, test, vi } from 'vitest'
 import type { PutEvent, RepoEvent } from '../shared/events.ts'
@@ -313,6 +313,12 @@ test.concurrent('what fails for ever is set aside after the last try', async () 
   const [letter] = await room.deadLetters()
   expect(letter).toMatchObject({ reason: 'host-error', attempts: '3' })
   expect(letter?.['error']).toContain('HTTP 500')
+  const shown = await typed(room.env['REDIS_URL'] ?? '', 'XRANGE repo_backfill_dlq - + COUNT 10')
+  expect(shown.slice(0, 3)).toEqual([
+    expect.stringMatching(/^\d+-\d+$/),
+    ...['repo', expect.stringContaining(`"did":"${tiny.did}"`)],
+  ])
+  expect(shown.join(' ')).toMatch(/ reason host-error .*attempts 3 /)
 })
 
 const tooOften: FaultKind = { kind: 'status', status: 429 }
@@ -624,6 +630,16 @@ async function drained(room: Room, repos: number): Promise<(PutEvent | RepoEvent
     expect(events.filter(({ type }) => type === 'repo')).toHaveLength(repos)
   })
   return events
+}
+
+/** What Redis says to whoever types a command, as in redis-cli: each value as it is. */
+async function typed(url: string, command: string): Promise<string[]> {
+  const { hostname, port, pathname } = new URL(url)
+  const socket = connect(Number(port), hostname)
+  socket.write(`SELECT ${pathname.slice(1) || 0}\r\n${command}\r\nQUIT\r\n`)
+  let text = ''
+  for await (const part of socket) text += part
+  return text.split('\r\n').filter((line) => !/^([*$]\d+|\+OK|)$/.test(line))
 }
 
 const until = (holds: () => void | Promise<void>) =>

@@ -112,13 +112,13 @@ async function handle(
     const newId = await throughOutages(() => requeue(id, changed), signal)
     if (newId !== null) pace.wasPutBack(newId)
     crashPoint('backfiller.attempt-noted')
-    return requeued
+    return { settled: requeued }
   } catch (error) {
     if (!signal.aborted) throw error
     log.info({ did: request.did, entry: id }, 'given back unfinished')
     // For whoever is there. If Redis is not, it stays pending, and is taken over in a minute.
     return requeue(id, fields).then(
-      () => requeued,
+      () => ({ settled: requeued }),
       () => 'pending',
     )
   }

@@ -2,8 +2,10 @@
 import { sleep } from '../shared/retry.ts'
 import { compareIds } from '../shared/streams/state.ts'
 
-/** Between two entries that are put back: 1,000 a second take some 3 % of a core. */
+/** Between two entries that are put back, on the average. */
 const spacingMs = 1
+/** They go by dozens: put back, and others read, in one step. */
+const togetherMs = 20
 const shortestRestMs = 250
 const longestRestMs = 5_000
 const fullPollMs = 20
@@ -28,6 +30,16 @@ export function createPace(isFull: () => boolean): Pace {
   let isIdle = true
   let restMs = shortestRestMs
   let next = 0
+  let room: Promise<void> | null = null
+
+  /** One look for all who wait. */
+  const untilRoom = (signal: AbortSignal) => {
+    room ??= (async () => {
+      while (isFull() && !signal.aborted) await sleep(fullPollMs, signal)
+      room = null
+    })()
+    return room
+  }
 
   const endRound = () => {
     roundEnds = null
@@ -41,10 +53,10 @@ export function createPace(isFull: () => boolean): Pace {
   return {
     async turn(id, signal) {
       if (roundEnds !== null && compareIds(id, roundEnds) >= 0) endRound()
-      while (isFull() && !signal.aborted) await sleep(fullPollMs, signal)
+      if (isFull()) await untilRoom(signal)
       const now = Date.now()
       next = Math.max(now, next) + spacingMs
-      if (next - now > spacingMs * 2) await sleep(next - now, signal)
+      await sleep(Math.ceil(next / togetherMs) * togetherMs - now, signal)
     },
     wasPutBack(id) {
       roundEnds ??= id

@@ -15,13 +15,15 @@ import { createTrimReport, trimStream } from './trim.ts'
 
 /**
  * What became of an entry. `pending` gives it back: it stays in the group's pending list and is
- * delivered again, to anyone, after `minIdleMs`.
+ * delivered again, to anyone, after `minIdleMs`. `settled`: it has ended so already, in a step that
+ * did more.
  */
 export type Outcome =
   | 'applied'
   | 'stale'
   | `refused:${string}`
   | { deadLetter: DeadLetter }
+  | { settled: string }
   | 'pending'
 
 export interface Entry<E> {

@@ -103,18 +103,23 @@ export function createDesk<E>(
       if (outcome === undefined || outcome === 'pending') {
         others.push(() => redis(() => giveBack(place, entry)))
       } else if (typeof outcome === 'string') acknowledged.push([entry.id, outcome])
+      else if ('settled' in outcome) end(entry.id, outcome.settled)
       else others.push(() => condemn(entry, outcome.deadLetter))
     }
     await acknowledge(acknowledged)
-    for (const end of others) await end()
+    for (const settleOne of others) await settleOne()
+  }
+
+  const end = (id: string, outcome: string) => {
+    metrics.outcomes.inc({ stream, outcome })
+    inHand.delete(id)
   }
 
   const acknowledge = async (outcomes: [string, string][]) => {
     if (outcomes.length === 0) return
     await redis(() => acknowledgeAll(place, outcomes))
     crashPoint('consumer.acknowledged', stream)
-    for (const [, outcome] of outcomes) metrics.outcomes.inc({ stream, outcome })
-    for (const [id] of outcomes) inHand.delete(id)
+    for (const [id, outcome] of outcomes) end(id, outcome)
   }
 
   /** Makes it a dead letter, now or as soon as there is room. */

@@ -11,8 +11,8 @@ export const requeued = 'refused:requeued'
 const mostAtOnce = 200
 
 /**
- * Puts an entry at the end of the stream with these fields, and ends it where it is, in one step; its
- * outcome is `requeued` then. Gives the new id, or null for an entry that was no longer pending.
+ * Puts an entry at the end of the stream with these fields, and ends it where it is as `requeued`, in
+ * one step. Gives the new id, or null for an entry that was no longer pending.
  */
 export type Requeue = (id: string, fields: readonly string[]) => Promise<string | null>
 
