@@ -34,8 +34,9 @@ export function connectRedis({ redisUrl, log, name }: RedisSettings): Connection
 }
 
 /**
- * What ioredis takes for a `redisUrl`. Through Sentinels, who is master is asked at every connection,
- * and one that is so no more is left.
+ * What ioredis takes for a `redisUrl`. Through Sentinels, who is master is asked at every connection.
+ * Sentinel cuts the connections of a master that it demotes, so ioredis need not listen for it: its
+ * `failoverDetector` ends a client for good that is just connecting.
  */
 export function redisPlace(redisUrl: string): { href: string; place: Partial<Settings> } {
   const url = new URL(redisUrl)
@@ -51,7 +52,6 @@ export function redisPlace(redisUrl: string): { href: string; place: Partial<Set
       const [host = '', port = '26379'] = address.split(':')
       return { host, port: Number(port) }
     })
-    place.failoverDetector = true
     place.enableTLSForSentinelMode = protocol === 'rediss:'
     if (password) place.sentinelPassword = password
   }

@@ -36,7 +36,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   try {
     await docker('network', 'create', network)
     const bases = await baseImages(docker)
-    const sluice = await buildSluice(docker, { bases, tag: 'sluice-test/sluice' })
+    const sluice = await buildSluice(docker, { bases, name: 'sluice' })
     const images = await serverImages(docker, bases)
     const gateway = await docker(
       ...['network', 'inspect', network, '--format', '{{(index .IPAM.Config 0).Gateway}}'],

@@ -1,4 +1,5 @@
 /** The images of this lane: bases and servers from Debian's packages, and the project's own. */
+import { hash } from 'node:crypto'
 import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -22,6 +23,8 @@ export interface Bases {
 
 const project = fileURLToPath(new URL('../../', import.meta.url))
 const recipes = fileURLToPath(new URL('./images/', import.meta.url))
+/** Checkouts of the project may share an engine. */
+const checkout = hash('sha256', project, 'hex').slice(0, 8)
 const suite = 'bookworm'
 const minutes = 60_000
 
@@ -30,7 +33,16 @@ export async function baseImages(docker: Docker): Promise<Bases> {
   const debian = `sluice-base/debian:${suite}`
   if (!(await isThere(docker, debian))) await bootstrap(docker, debian)
   const node = `sluice-base/node:${process.version}`
-  if (!(await isThere(docker, node))) await buildNode(docker, { debian, node })
+  if (!(await isThere(docker, node))) await buildNode(docker, { debian, node }, process.execPath)
+  return { debian, node }
+}
+
+/** The same for arm64, with this Node for it; this machine must run its programs. */
+export async function arm64Images(docker: Docker, program: string): Promise<Bases> {
+  const debian = `sluice-base/debian:${suite}-arm64`
+  if (!(await isThere(docker, debian))) await bootstrap(docker, debian, '--arch=arm64')
+  const node = `sluice-base/node:${process.version}-arm64`
+  if (!(await isThere(docker, node))) await buildNode(docker, { debian, node }, program)
   return { debian, node }
 }
 
@@ -53,7 +65,8 @@ export async function serverImages(docker: Docker, { debian }: Bases): Promise<I
 
 export interface BuildOptions {
   bases: Bases
-  tag: string
+  /** Tells it from other images of this checkout. */
+  name: string
   /** A commit; without it, what lies in this checkout. */
   commit?: string
   /** Further arguments of `docker build`, such as `--no-cache`. */
@@ -62,7 +75,8 @@ export interface BuildOptions {
 
 /** Builds deploy/Dockerfile, as an operator does but for its bases, and gives the tag. */
 export async function buildSluice(docker: Docker, options: BuildOptions): Promise<string> {
-  const { bases, tag, commit, args = [] } = options
+  const { bases, name, commit, args = [] } = options
+  const tag = `sluice-test/${name}:${checkout}`
   const folder = commit === undefined ? project : await checkOut(commit)
   try {
     await docker(
@@ -79,7 +93,7 @@ export async function buildSluice(docker: Docker, options: BuildOptions): Promis
 }
 
 async function buildPgbouncer(docker: Docker, debian: string): Promise<string> {
-  const tag = 'sluice-test/pgbouncer'
+  const tag = `sluice-test/pgbouncer:${checkout}`
   const folder = join(project, 'deploy/pgbouncer')
   await docker('build', '--quiet', '--build-arg', `BASE=${debian}`, '--tag', tag, folder)
   return tag
@@ -93,10 +107,10 @@ async function isThere(docker: Docker, image: string): Promise<boolean> {
 }
 
 /** A Debian with what its image "slim" has: no documentation, no package lists. */
-async function bootstrap(docker: Docker, tag: string): Promise<void> {
+async function bootstrap(docker: Docker, tag: string, ...args: string[]): Promise<void> {
   await inFolder(async (folder) => {
     const root = join(folder, 'root')
-    await must('debootstrap', ['--variant=minbase', suite, root])
+    await must('debootstrap', ['--variant=minbase', ...args, suite, root])
     for (const path of ['var/cache/apt/archives', 'var/lib/apt/lists', 'usr/share/doc']) {
       await rm(join(root, path), { recursive: true, force: true })
       await mkdir(join(root, path))
@@ -111,12 +125,12 @@ async function importRoot(docker: Docker, root: string, tag: string): Promise<vo
   await docker('import', '--change', 'CMD ["bash"]', archive, tag)
 }
 
-/** The Node that runs this, and the npm that started it. */
-async function buildNode(docker: Docker, { debian, node }: Bases): Promise<void> {
+/** A Node, and the npm that started this run. */
+async function buildNode(docker: Docker, { debian, node }: Bases, program: string): Promise<void> {
   const npm = env['npm_execpath']
   if (npm === undefined) throw new Error('this lane is started by npm')
   await inFolder(async (folder) => {
-    await cp(process.execPath, join(folder, 'node'))
+    await cp(program, join(folder, 'node'))
     await cp(dirname(dirname(npm)), join(folder, 'npm'), { recursive: true })
     await cp('/etc/ssl/certs/ca-certificates.crt', join(folder, 'ca.pem'))
     const file = join(recipes, 'node.Dockerfile')

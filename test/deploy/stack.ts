@@ -161,7 +161,6 @@ function throughSentinel(bind: string) {
   return {
     name: 'streams',
     sentinels: [{ host: bind, port: 26379 }],
-    failoverDetector: true,
     updateSentinels: false,
     natMap: {
       'redis:6379': { host: bind, port: 6379 },

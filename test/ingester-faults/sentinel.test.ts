@@ -1,7 +1,7 @@
 /** A failover by Sentinel under a living ingester: what the new master lacks is read again. */
 import { expect, test } from 'vitest'
 import { startSentinels } from '../servers/sentinel.ts'
-import { openFaultRoom, patience } from './room.ts'
+import { type FaultRoom, openFaultRoom, patience } from './room.ts'
 
 test('a failover to a replica that lacks the last entries loses nothing', {
   timeout: 120_000,
@@ -25,11 +25,33 @@ test('a failover to a replica that lacks the last entries loses nothing', {
     await room.progress()
     // The old master comes back, and is told that it is a replica now.
     await first.start()
-    await expect
-      .poll(() => room.redis.info('replication'), patience)
-      .toContain('connected_slaves:1')
+    await replicated(room)
   })
   expect(lost).toBeGreaterThan(0)
   expect(await room.judge()).toEqual([])
   expect(await ingester.metric('ingester_stream_rewound_total')).toBe(1)
 })
+
+test('a master that hangs until another is chosen is left when it goes on', {
+  timeout: 120_000,
+}, async () => {
+  await using sentinels = await startSentinels()
+  const { first, second } = sentinels
+  await using room = await openFaultRoom({ redisUrl: sentinels.url, network: { seed: 'hang' } })
+  room.start()
+  await room.liveDuring(async () => {
+    await room.progress()
+    first.pause()
+    await sentinels.agreed(second)
+    first.resume()
+    await replicated(room)
+    await room.progress()
+  })
+  expect(await room.judge()).toEqual([])
+})
+
+/** Resolves when the master of now has its replica again. */
+async function replicated({ redis }: FaultRoom): Promise<void> {
+  const state = () => redis.info('replication').catch(String)
+  await expect.poll(state, patience).toMatch(/role:master[\s\S]*state=online/)
+}
