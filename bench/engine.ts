@@ -28,8 +28,8 @@ export const shipped: Run = flightOf({
   concurrency: Number(options.concurrency.default),
 })
 
-/** An engine on the schema, as the indexer makes it. */
-export async function engine(sql: Sql, schema: string) {
+/** An engine on the schema, as the indexer makes it; handles are what nothing else has to do with. */
+export async function engine(sql: Sql, schema: string, handles = false) {
   const names = collections.map(({ nsid }) => nsid)
   return createApply({
     sql,
@@ -38,7 +38,7 @@ export async function engine(sql: Sql, schema: string) {
     deriver: createDeriver(collections, await compileLexicons(names)),
     scope: scopeOf(names),
     statementTimeoutMs: 60_000,
-    handles: false,
+    handles,
   })
 }
 

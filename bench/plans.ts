@@ -132,7 +132,7 @@ async function explained(
     },
   })
   try {
-    const apply = await engine(sql as unknown as Sql, schema)
+    const apply = await engine(sql as unknown as Sql, schema, true)
     for (let at = 0; at < made.length; at += batch) await apply(made.slice(at, at + batch))
   } finally {
     await sql.end()

@@ -67,7 +67,8 @@ export interface Child<R> {
 export interface SoftDelete {
   /** Tells when the record went. */
   column: string
-  primaryKey: readonly string[]
+  /** The columns of the primary key, in its order, with those of the record's row that hold the same. */
+  key: Readonly<Record<string, string>>
 }
 
 /** A definition whose record and columns are typed. */
@@ -86,7 +87,7 @@ export interface Definition<R, C extends string> {
     columns: (record: R, at: Subject) => Readonly<Record<C, Value>> | null
     /** The columns of type jsonb. */
     json?: readonly NoInfer<C>[]
-    /** Only one record of each such key has a row; the others wait in `duplicate_record`. */
+    /** Only one record of each such key has a row; the others wait in `duplicate_record`. As its index has them. */
     unique?: readonly (NoInfer<C> | 'creator')[]
     counts?: readonly Count<NoInfer<C> | 'creator'>[]
     /** Who is told of the row; what reads other rows too is a rule. */

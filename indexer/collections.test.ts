@@ -94,13 +94,32 @@ test('every recorded record ends as its rows, or is refused by name', async () =
   ])
 })
 
-test('every table that the collections name is in the migrations, with its columns', async () => {
+test('every table that the collections name is in the migrations, with the columns that they name and the keys in the order of their indexes', async () => {
+  const columns = await indexer.sql<{ name: string }[]>`
+    select table_name || '.' || column_name as name from information_schema.columns
+    where table_schema = 'bsky'`
+  const known = new Set(columns.map(({ name }) => name))
+  const indexes = await indexer.sql<{ key: string }[]>`
+    select c.relname || ' ' || string_agg(a.attname, ' ' order by k.at) as key
+    from pg_index i join pg_class c on c.oid = i.indrelid, unnest(i.indkey) with ordinality k(attnum, at)
+    join pg_attribute a on a.attnum = k.attnum
+    where i.indisunique and a.attrelid = i.indrelid and c.relnamespace = 'bsky'::regnamespace
+    group by c.relname, i.indexrelid`
+  const keys = new Set(indexes.map(({ key }) => key))
   for (const { rows } of collections) {
-    for (const table of rows === undefined ? [] : [rows, ...(rows.children ?? [])]) {
-      const [found] = await indexer.sql.unsafe('select to_regclass($1) as name', [
-        `bsky."${table.table}"`,
-      ])
-      expect(found?.['name']).not.toBeNull()
+    if (rows === undefined) continue
+    const named = [
+      `${rows.table}.uri`,
+      ...(rows.counts ?? []).flatMap((count) => [
+        `${rows.table}.${count.key}`,
+        `${count.table}.${count.column}`,
+      ]),
+      ...(rows.children ?? []).flatMap(({ table, key }) => [`${table}.${key}`]),
+    ]
+    expect(named.filter((name) => !known.has(name))).toEqual([])
+    if (rows.unique) expect(keys).toContain([rows.table, ...rows.unique].join(' '))
+    for (const { table, softDelete } of rows.children ?? []) {
+      if (softDelete) expect(keys).toContain([table, ...Object.keys(softDelete.key)].join(' '))
     }
   }
 })

@@ -67,7 +67,7 @@ export async function removeRest(
   const lost = (key: string) =>
     `${key} like $1 and not exists (select from record r where r.uri = ${key})`
   for (const { table, key, softDelete } of childrenOf(collections)) {
-    const first = quoted(softDelete?.primaryKey[0] ?? key)
+    const first = quoted(Object.keys(softDelete?.key ?? {})[0] ?? key)
     const column = `${quoted(table)}.${quoted(key)}`
     await tx.unsafe(`delete from ${quoted(table)} where ${first} like $1 and ${lost(column)}`, [
       under(did),

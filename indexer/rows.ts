@@ -187,31 +187,43 @@ async function deleteWithChildren(
     }
   }
   const children = rows.children ?? []
-  await together(children.map((child) => deleteChildren(work, child, gone)))
+  await together(children.map((child) => deleteChildren(work, child, deleted)))
   return deleted
 }
 
 async function deleteChildren(
   { sql, deltas }: Work,
   { table, key, counts, softDelete }: Child<never>,
-  gone: readonly string[],
+  deleted: readonly Returned[],
 ): Promise<void> {
   if (softDelete === undefined) {
+    const gone = deleted.map((row) => String(row['uri']))
     const columns = counts?.map((count) => count.key) ?? []
     deltas.add(counts, await deleteRows(sql, table, key, gone, columns), -1)
     return
   }
+  const entries = Object.entries(softDelete.key)
+  const keys = deleted.map((row) =>
+    Object.fromEntries(entries.map(([to, from]) => [to, row[from]])),
+  )
+  const whole = keys.filter((key) => Object.values(key).every((value) => value !== null))
+  if (whole.length === 0) return
+  const columns = entries.map(([column]) => column)
+  const same = columns.map((column) => `t.${quoted(column)} = r.${quoted(column)}`)
   await sql.unsafe(
-    `update ${quoted(table)} set ${quoted(softDelete.column)} = $2 where ${quoted(key)} = any($1::text[])`,
-    [gone as string[], new Date().toISOString()],
+    `update ${quoted(table)} t set ${quoted(softDelete.column)} = $2 from ${relation(columns)}
+     where ${same.join(' and ')}`,
+    [JSON.stringify(whole), new Date().toISOString()],
   )
 }
 
 /** What must be known of a row that goes. */
-function columnsOfGone({ counts = [], touches, notifyGone }: RowsOf): readonly string[] | '*' {
+function columnsOfGone(rows: RowsOf): readonly string[] | '*' {
+  const { counts = [], touches, notifyGone, children = [] } = rows
   if (notifyGone !== undefined) return '*'
   const counted = counts.flatMap(({ key, unless }) => [key, ...(unless ? [unless] : [])])
-  return [...new Set(['uri', ...counted, ...(touches ? [touches.key] : [])])]
+  const marked = children.flatMap(({ softDelete }) => Object.values(softDelete?.key ?? {}))
+  return [...new Set(['uri', ...counted, ...marked, ...(touches ? [touches.key] : [])])]
 }
 
 /** Leaves the keys of rows that came or went to the rules. */
@@ -225,8 +237,8 @@ function touch({ rows: { touches }, quiet, touched }: Work, rows: readonly Retur
 }
 
 /** What a row that was softly deleted becomes when its record is back. */
-function reviving({ column, primaryKey }: SoftDelete): string {
-  return `(${primaryKey.map(quoted).join(', ')}) do update set ${quoted(column)} = null`
+function reviving({ column, key }: SoftDelete): string {
+  return `(${Object.keys(key).map(quoted).join(', ')}) do update set ${quoted(column)} = null`
 }
 
 /** Of the claims to each key the one with the lowest URI, and the others as its duplicates. */
@@ -267,7 +279,10 @@ async function duplicatesOf(
   })
 }
 
-/** The stored rows that hold the keys of the claims, by key. */
+/**
+ * The stored rows that hold the keys of the claims, by key. By the order the planner takes the index of the key, and
+ * never another one of its first column, which would be read over and over where many like one post.
+ */
 async function holdersOf(
   sql: Transaction,
   rows: RowsOf,
@@ -275,11 +290,15 @@ async function holdersOf(
 ): Promise<Map<string, { uri: string; cid: string; indexedAt: string }>> {
   const unique = rows.unique ?? []
   const keys = claims.map(({ came }) => Object.fromEntries(unique.map((c) => [c, came.row[c]])))
+  const first = (column: string) => (column === unique[0] ? '=' : '>=')
+  const from = unique.map((column) => `${quoted(column)} ${first(column)} r.${quoted(column)}`)
   const same = unique.map((column) => `t.${quoted(column)} = r.${quoted(column)}`)
-  const columns = unique.map((column) => `t.${quoted(column)}`)
+  const columns = unique.map(quoted).join(', ')
   const found = await sql.unsafe<Returned[]>(
-    `select t.uri, t.cid, t."indexedAt", ${columns.join(', ')}
-     from ${quoted(rows.table)} t join ${relation(unique)} on ${same.join(' and ')}`,
+    `select t.* from ${relation(unique)} cross join lateral (
+       select uri, cid, "indexedAt", ${columns} from ${quoted(rows.table)}
+       where ${from.join(' and ')} order by ${columns} limit 1) as t
+     where ${same.join(' and ')}`,
     [JSON.stringify(keys)],
   )
   const text = (row: Returned, column: string) => String(row[column])

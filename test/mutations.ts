@@ -70,28 +70,35 @@ async function main(): Promise<void> {
   const misfits = chosen.flatMap((mutation) => misfit(root, mutation) ?? [])
   if (misfits.length > 0) throw new Error(`stale mutations:\n${misfits.join('\n')}`)
 
-  const caught = chosen.length > 0 ? await tryAll(chosen) : new Map<string, string>()
-  if (caught.size < chosen.length) process.exitCode = 1
-  if (!values.write) return
-  // Read again: others may have been tried meanwhile.
-  const all = new Map([...caughtBefore(await readFile(page, 'utf8'), mutations), ...caught])
-  for (const { name } of chosen) if (!caught.has(name)) all.delete(name)
+  let caught = 0
+  for await (const { name, killer } of tryAll(chosen)) {
+    if (killer !== null) caught += 1
+    if (values.write) await write(name, killer)
+  }
+  process.stdout.write(`${caught} of ${chosen.length} mutations caught\n`)
+  if (caught < chosen.length) process.exitCode = 1
+  if (values.write) await write()
+}
+
+/** Puts what came of one into the page, which is read again: others may have been tried meanwhile. */
+async function write(name?: string, killer?: TestReport | null): Promise<void> {
+  const all = caughtBefore(await readFile(page, 'utf8'), mutations)
+  if (name !== undefined && killer) all.set(name, killer.name)
+  else if (name !== undefined) all.delete(name)
   await writeFile(page, pageOf(mutations, all))
 }
 
-/** By which test each was caught, of those that were. */
-async function tryAll(chosen: readonly Mutation[]): Promise<Map<string, string>> {
+/** One after the other, each with the test that caught it, or null. */
+async function* tryAll(chosen: readonly Mutation[]) {
+  if (chosen.length === 0) return
   await using place = await makePlace()
   await requireGreen(place, chosen)
-  const caught = new Map<string, string>()
   for (const [index, mutation] of chosen.entries()) {
     const killer = await tryMutation(place, mutation)
     const verdict = killer === null ? 'SURVIVED' : `caught: ${killer.name} (${killer.reason})`
     process.stdout.write(`${index + 1}/${chosen.length} ${mutation.name} ${verdict}\n`)
-    if (killer !== null) caught.set(mutation.name, killer.name)
+    yield { name: mutation.name, killer }
   }
-  process.stdout.write(`${caught.size} of ${chosen.length} mutations caught\n`)
-  return caught
 }
 
 /** Every test that is to catch something must be there and pass on the code as it is. */

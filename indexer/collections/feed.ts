@@ -189,7 +189,7 @@ export const post = defineCollection<Post>()({
         table: 'op_thread_reply',
         key: 'uri',
         // A thread is walked through deleted replies too.
-        softDelete: { column: 'deletedAt', primaryKey: ['rootUri', 'uri'] },
+        softDelete: { column: 'deletedAt', key: { rootUri: 'replyRoot', uri: 'uri' } },
         rows: ({ reply }, { uri, did }) =>
           reply && authorOf(reply.root.uri) === did
             ? [{ rootUri: reply.root.uri, uri, parentUri: reply.parent.uri }]
@@ -212,7 +212,7 @@ export const like = defineCollection<Reaction>()({
   rows: {
     table: 'like',
     columns: reactionColumns,
-    unique: ['creator', 'subject'],
+    unique: ['subject', 'creator'],
     counts: [{ table: 'post_agg', column: 'likeCount', key: 'subject' }],
     notify: [
       { reason: 'like', authorOf: 'subject' },
