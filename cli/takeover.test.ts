@@ -79,7 +79,7 @@ describe('before ours take over', () => {
     expect(code).toBe(0)
     const told = findings.map(({ about, what }) => `${about}: ${what}`)
     expect(told).toContain(`${live}: group ${group}: pending 2, lag 3`)
-    expect(told).toContain(`${live}: at work in ${group}: rust-indexer1`)
+    expect(told).toContain(`${live}: others read as ${group} within the last minute: rust-indexer1`)
     expect(told).toContain(`${live}:cursor:relay.test: wss://relay.test = 77`)
     expect(told).toContain('postgres: record.rev is there: the Rust workers have written')
     expect(findings).toContainEqual(expect.objectContaining({ todo: 'sluice migrate --adopt' }))
@@ -150,6 +150,19 @@ describe('before ours take over', () => {
     const { code, findings } = await look(database, { INDEXER_CONSUMER: 'indexer1' })
     expect(code).toBe(1)
     expect(findings[0]).toMatchObject({ level: 'danger', what: 'the name indexer1 is in use' })
+  })
+
+  test('a trigger that a fork has on tables of ours is told', async () => {
+    await using fork = await oldDatabase(`
+      create function heard() returns trigger language plpgsql as $$ begin return new; end $$;
+      create trigger notification_heard before insert on bsky.notification
+        for each row execute function heard()`)
+    expect((await look(fork)).findings).toContainEqual(
+      expect.objectContaining({
+        level: 'mind',
+        what: 'the trigger notification_heard of notification runs for what ours write',
+      }),
+    )
   })
 
   test('a schema that ours can not write is a danger, column by column', async () => {

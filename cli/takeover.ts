@@ -6,6 +6,7 @@ import { requireTables, UnfitDatabaseError } from '../indexer/tables.ts'
 import { forgetRevs, leftAt } from '../indexer/takeover.ts'
 import { obstacles } from '../migrations/adopt.ts'
 import { columnsOf, relationsOf, uniqueKeysOf } from '../migrations/catalogue.ts'
+import { appviewVersion } from '../migrations/ours.ts'
 import { type Options, optional, readConfig, redisOptions, text } from '../shared/config.ts'
 import { createLog } from '../shared/log.ts'
 import { connectPostgres, postgresOptions, type Sql } from '../shared/postgres.ts'
@@ -232,7 +233,11 @@ function lookAtGroup(stream: string, group: SurveyedGroup, config: Config): Find
   if (theirs.length > 0) {
     const names = theirs.map((consumer) => consumer.name).join(', ')
     findings.push(
-      mind(stream, `at work in ${name}: ${names}`, 'stop them before their place is taken'),
+      mind(
+        stream,
+        `others read as ${name} within the last minute: ${names}`,
+        'stop them before their place is taken',
+      ),
     )
   }
   for (const { name: consumer, pending: count } of left) {
@@ -241,7 +246,7 @@ function lookAtGroup(stream: string, group: SurveyedGroup, config: Config): Find
     )
   }
   if (theirs.length > 0 && consumers.some((consumer) => consumer.ours && isAtWork(consumer))) {
-    const what = `ours and others read as ${name} at the same time`
+    const what = `ours and others read as ${name} within the last minute`
     findings.push(mind(stream, what, 'the Rust workers erase what ours have in hand: stop them'))
   }
   const ourName = stream.startsWith(config.requestStream) ? config.backfiller : config.indexer
@@ -297,29 +302,54 @@ async function lookAtPostgres(sql: Sql, { schema }: Config): Promise<Finding[]> 
       danger('postgres', `the schema ${schema} holds no index`, 'DB_SCHEMA; else sluice migrate'),
     ]
   }
+  const others = await lookAtForeign(sql, schema, relations)
   if (relations.includes('sluice_migration')) {
     try {
       await requireTables(sql, schema)
-      return [good('postgres', `the schema ${schema} is ready for ours`)]
+      return [...others, good('postgres', `the schema ${schema} is ready for ours`)]
     } catch (error) {
       if (!(error instanceof UnfitDatabaseError)) throw error
-      return [danger('postgres', error.message)]
+      return [...others, danger('postgres', error.message)]
     }
   }
   const columns = await columnsOf(sql, schema)
   const problems = obstacles({ relations, columns, uniqueKeys: await uniqueKeysOf(sql, schema) })
   if (problems.length > 0) {
-    return problems.map((problem) =>
-      danger('postgres', problem, 'not a schema that ours can write'),
-    )
+    const todo = 'not a schema that ours can write'
+    return [...others, ...problems.map((problem) => danger('postgres', problem, todo))]
   }
   const rev = columns.some(({ table, name }) => table === 'record' && name === 'rev')
   return [
+    ...others,
     good(
       'postgres',
       rev ? 'record.rev is there: the Rust workers have written' : 'as the AppView has it',
     ),
     mind('postgres', 'what ours need is not there yet', 'sluice migrate --adopt'),
+  ]
+}
+
+/** By whom the tables were made, and what a fork has tied to those that ours write. */
+async function lookAtForeign(
+  sql: Sql,
+  schema: string,
+  relations: readonly string[],
+): Promise<Finding[]> {
+  const triggers = await sql<{ name: string; table: string }[]>`
+    select t.tgname as name, c.relname as "table" from pg_trigger t
+    join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = ${schema} and not t.tgisinternal order by 2, 1`
+  const migrated = relations.includes('kysely_migration')
+    ? await sql<{ name: string }[]>`
+        select name from ${sql(schema)}.kysely_migration order by "timestamp" desc, name desc limit 1`
+    : []
+  return [
+    ...triggers.map(({ name, table }) =>
+      mind('postgres', `the trigger ${name} of ${table} runs for what ours write`),
+    ),
+    ...migrated.map(({ name }) =>
+      good('postgres', `the AppView's newest migration is ${name}; ours know ${appviewVersion}`),
+    ),
   ]
 }
 
@@ -337,9 +367,9 @@ async function settle(
   for (const { stream, groups } of surveyed) {
     const group = groups.find(({ name }) => name === placed.get(stream))
     if (group === undefined) continue
-    const active = group.consumers.filter(({ idleMs }) => idleMs < activeMs)
-    if (stream === streams.live) indexersRun = active.some(({ ours }) => ours)
-    if (active.some(({ ours }) => !ours)) continue
+    if (stream === streams.live) {
+      indexersRun = group.consumers.some(({ ours, idleMs }) => ours && idleMs < activeMs)
+    }
     const others = await countOthers(redis, stream, group.name)
     if (others === null || others === 0) continue
     findings.push(

@@ -97,6 +97,11 @@ test.each([
     'rules',
   ],
   [
+    'a mark that says that there is no gate',
+    `update post set "hasPostGate" = false where uri = '${uri(post)}'`,
+    'rules',
+  ],
+  [
     'a mark of a gate that is gone',
     `update post set "hasThreadGate" = true where uri = '${uri(post)}'`,
     'rules',

@@ -176,9 +176,9 @@ async function judgedOtherwise(sql: Transaction, uris: readonly string[]): Promi
   const { judged, gates } = await judge(sql, new Map(uris.map((uri) => [uri, reason])))
   if (judged.length === 0) return []
   const marks = await sql.unsafe<Marks[]>(
-    `select uri, ("hasThreadGate" is true, "hasPostGate" is true) is distinct from
-       (exists (select from thread_gate g where g."postUri" = post.uri),
-        exists (select from post_gate g where g."postUri" = post.uri)) as wrong
+    `select uri, ("hasThreadGate", "hasPostGate") is distinct from
+       ((select true from thread_gate g where g."postUri" = post.uri),
+        (select true from post_gate g where g."postUri" = post.uri)) as wrong
      from post where uri = any($1::text[])`,
     [judged.map(({ post }) => post.uri)],
   )

@@ -94,8 +94,8 @@ async function showGates(sql: Transaction, keys: readonly Key[]): Promise<void> 
      from unnest($1::text[]) as u(uri) cross join lateral (select
        (select true from thread_gate where "postUri" = u.uri) as thread,
        (select true from post_gate where "postUri" = u.uri) as quotes) as g
-     where post.uri = u.uri and (post."hasThreadGate" is true, post."hasPostGate" is true)
-       is distinct from (g.thread is true, g.quotes is true)`,
+     where post.uri = u.uri
+       and (post."hasThreadGate", post."hasPostGate") is distinct from (g.thread, g.quotes)`,
     [[...new Set(gated.map(({ key }) => key))]],
   )
 }
