@@ -25,7 +25,7 @@ const peerSeconds = 8
 const paced = { rate: 500, seconds: 16 }
 
 const { values, positionals } = parseArgs({
-  options: { frames: { type: 'string' }, commits: { type: 'string', default: '40000' } },
+  options: { frames: { type: 'string' }, commits: { type: 'string', default: '120000' } },
   allowPositionals: true,
 })
 const isAsked = (part: string) => positionals.length === 0 || positionals.includes(part)
@@ -46,7 +46,7 @@ if (isAsked('peer')) {
     console.log(`@atproto/sync Firehose, ${how}: ${rate} commits/s, ${micros} µs of CPU a commit`)
   }
 }
-if (isAsked('rate')) for (const threads of [0, 1]) await atARate(threads)
+if (isAsked('rate')) for (const threads of [0, 2]) await atARate(threads)
 
 /** µs a commit on one thread, warm, of the hundred recorded frames. */
 async function stages(): Promise<void> {
@@ -116,12 +116,13 @@ async function throughput(verify: string, threads: number): Promise<void> {
   await reached(following, commits)
   const after = await following.usage()
   const done = commits - from
-  const micros = (name: 'main' | 'threads' | 'redis') =>
+  const micros = (name: 'main' | 'threads' | 'redis' | 'replay') =>
     Math.round(((after[name] - before[name]) * 1e6) / done)
   const verified = await following.metric('ingester_commits_verified_total')
   console.log(
     `${verify}, ${threads} threads: ${Math.round(done / (after.at - before.at))} commits/s;`,
-    `µs of CPU a commit: ${micros('main')} main thread, ${micros('threads')} others, ${micros('redis')} Redis;`,
+    `µs of CPU a commit: ${micros('main')} main thread, ${micros('threads')} others, ${micros('redis')} Redis,`,
+    `${micros('replay')} who sends;`,
     `${await following.redis.xlen('firehose_live')} entries, ${verified} verified,`,
     `${Math.round(following.memory())} MB`,
   )

@@ -81,8 +81,8 @@ export const options = {
   threads: {
     env: 'INGESTER_THREADS',
     parse: natural,
-    default: '1',
-    doc: 'Threads that prove commits, some 10,000 a second each; 0 proves them on the main thread.',
+    default: '2',
+    doc: 'The most threads that prove commits, some 8,000 a second each; they are started as there is work for them. 0 proves on the main thread.',
   },
   verifyUnavailable: {
     env: 'INGESTER_VERIFY_UNAVAILABLE',

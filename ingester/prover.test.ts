@@ -156,6 +156,20 @@ function whenThreadsWork(tell: (thread: Worker) => void): Disposable {
   }
 }
 
+test('threads are started as there is work for them, and a few messages are none', async () => {
+  const working = new Set<Worker>()
+  using _ = whenThreadsWork((thread) => working.add(thread))
+  await using prover = aProver(3)
+  const ask = (count: number) =>
+    Promise.all(Array.from({ length: count }, () => prover.prove(aMessage(), null)))
+  await ask(16)
+  expect(working.size).toBe(0)
+  await ask(17)
+  expect(working.size).toBe(1)
+  await ask(1_000)
+  expect(working.size).toBe(3)
+})
+
 test('a thread that dies is an error for all that it was given, and for all that comes after', async () => {
   const threads: Worker[] = []
   using _ = whenThreadsWork((thread) => threads.push(thread))

@@ -27,7 +27,7 @@ export interface ProverOptions {
   mode: VerifyMode
   /** The patterns of the scope. */
   collections: readonly string[]
-  /** 0: all is done on the thread that asks. */
+  /** The most that are started; 0: all is done on the thread that asks. */
   threads: number
   signal: AbortSignal
   now?: () => number
@@ -74,6 +74,8 @@ interface Thread {
 function createThreads(options: ProverOptions, here: Prover): Prover {
   const { mode, collections, threads, signal, now = Date.now } = options
   let waiting: Job[] = []
+  /** Each takes 20 MB: they are started as there is work for them. */
+  const all: Thread[] = []
   /** Of tasks that are done: new memory for each would keep the garbage collector busy. */
   const memory: ArrayBuffer[] = []
   let scheduled = false
@@ -108,7 +110,16 @@ function createThreads(options: ProverOptions, here: Prover): Prover {
       settle(jobs, unpackOutcomes(answer, jobs.length))
       give()
     })
+    all.push(thread)
     return thread
+  }
+
+  /** Who has least to do; while all have something and a whole batch waits, one more. */
+  const freest = (): Thread => {
+    let free = all[0] ?? start()
+    for (const thread of all) if (thread.batches.length < free.batches.length) free = thread
+    const lacking = free.batches.length > 0 && waiting.length >= batchFrames
+    return lacking && all.length < threads ? start() : free
   }
 
   /** Deals what waits to those who have least. */
@@ -119,9 +130,7 @@ function createThreads(options: ProverOptions, here: Prover): Prover {
       }
     }
     while (ended === null && waiting.length > 0) {
-      const free = all.reduce((one, other) =>
-        other.batches.length < one.batches.length ? other : one,
-      )
+      const free = freest()
       if (free.batches.length >= batchesEach) break
       const jobs = waiting.splice(0, batchLength(waiting))
       free.batches.push(jobs)
@@ -142,7 +151,6 @@ function createThreads(options: ProverOptions, here: Prover): Prover {
     for (const go of going) go()
   }
 
-  const all = Array.from({ length: threads }, start)
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
 
