@@ -146,6 +146,21 @@ test.concurrent('a key that has changed since the document was cached is found b
   expect((await room.events()).at(-1)).toMatchObject({ complete: true, records: little.records })
 })
 
+test.concurrent('an account that has moved is found at its new host when the old one no longer has it', async () => {
+  await using room = await startRoom()
+  const [from, to] = room.network.pds
+  await room.serve(tiny)
+  await room.start()
+  await room.ask(tiny.did)
+  await room.done()
+  from.setStatus(tiny.did, { active: false, status: 'deactivated' })
+  await room.serve(tiny, carOf(tiny), 1)
+  await room.ask(tiny.did)
+  await room.done()
+  expect(await room.ledger()).toMatchObject({ applied: '2' })
+  expect(to?.requests.get(`/xrpc/${getRepo}`)).toBe(1)
+})
+
 test.concurrent.each([
   ['takendown', 'RepoTakendown'],
   ['suspended', 'RepoSuspended'],

@@ -120,10 +120,11 @@ interface Host {
 
 /**
  * One limiter for all hosts; a host that is slow, away or angry delays only its own requests.
- * Defaults: 8 at once and 20 a second, which is what the large hosts allow to one client.
+ * Defaults: 8 at once, and a little less than the 20 a second that the large hosts allow to one client:
+ * whoever counts by the second must not find 21.
  */
 export function createHosts(options: HostsOptions = {}): Hosts {
-  const { concurrency = 8, spacingMs = 50, burst = 2, patience = 3, mostWaiting = 4 } = options
+  const { concurrency = 8, spacingMs = 52, burst = 2, patience = 3, mostWaiting = 4 } = options
   const { coolingMs = 1_000, maxCoolingMs = 60_000, patientMs = longPauseMs } = options
   const hosts = new Map<string, Host>()
 

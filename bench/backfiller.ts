@@ -8,6 +8,7 @@ import { createReadStream } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate as others } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Blocks } from '../backfiller/blocks.ts'
 import { createMemory, type Memory } from '../backfiller/memory.ts'
@@ -23,6 +24,7 @@ type Way = (typeof ways)[number]
 
 const memoryBytes = options.memoryBytes.parse(options.memoryBytes.default)
 const referenceMost = 200_000
+const stepsAtOnce = 1_000
 
 async function prove(file: string, key: string, memory: Memory, eachRecord = false) {
   using blocks = new Blocks(memory)
@@ -31,11 +33,14 @@ async function prove(file: string, key: string, memory: Memory, eachRecord = fal
   if (!isSignedBy(key, repo)) throw new Error('not signed')
   const steps = proveTree(repo.commit.data, blocks)
   let step = steps.next()
-  while (!step.done) step = steps.next()
+  // As a worker does it: others get their turns.
+  for (; !step.done; step = steps.next()) await others()
   if (!eachRecord) return step.value.records
   const head = { seq: -1, time: new Date().toISOString(), did, commit: repo.cid, rev: '' }
   let count = 0
+  let seen = 0
   for (const found of recordsOf(repo.commit.data, blocks, () => true)) {
+    if (++seen % stepsAtOnce === 0) await others()
     if ('record' in found) count += encodeEvent({ type: 'create', ...head, ...found }).length / 2
   }
   return count
