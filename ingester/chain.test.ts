@@ -2,6 +2,8 @@
 import { describe, expect, test } from 'vitest'
 import { decodeRequest } from '../shared/events.ts'
 import { type Gap, readGaps } from '../shared/streams/gaps.ts'
+import { resyncsKey } from '../shared/streams/names.ts'
+import { wantResyncs } from '../shared/streams/resyncs.ts'
 import type { Account } from '../simulator/account.ts'
 import { steppedClock } from '../simulator/clock.ts'
 import { messageFrame } from '../simulator/frames.ts'
@@ -42,6 +44,8 @@ async function writeUnheard(account: Account) {
   await write(account)
   account.quiet = false
 }
+
+const lowestRev = '2222222222222'
 
 const isOpen = ({ closed_at }: Gap) => closed_at === null
 
@@ -163,6 +167,22 @@ describe('a repo is requested, once,', () => {
     const broken = { judgement: 'broken' }
     expect(await ingester.metric('ingester_chain_links_total', broken)).toBe(1)
   })
+})
+
+test('resyncs above the bound of a minute wait and are told; when the room for them ends there is an alarm', async () => {
+  await using room = await aRoom()
+  const { redis } = room
+  const repos = ['a', 'b', 'c', 'd'].map((name) => ({ did: `did:plc:${name}`, rev: lowestRev }))
+  await wantResyncs(redis, repos)
+  await using ingester = startIngester({ ...room.env, INGESTER_RESYNC_PER_MINUTE: '1' })
+  const said = (words: string) => ingester.log.find(({ msg }) => msg.includes(words))
+  await expect.poll(() => said('resyncs wait'), patience).toMatchObject({ level: 'warn' })
+  // One a minute, and two minutes may be touched.
+  expect((await room.requests()).length).toBeLessThanOrEqual(2)
+  const fill = `for n = 1, 400000 do redis.call('HSET', KEYS[1], n, '${lowestRev} r') end`
+  await redis.eval(fill, 1, resyncsKey)
+  await expect.poll(() => said('room for resyncs ends'), patience).toMatchObject({ level: 'error' })
+  expect(await ingester.metric('ingester_resyncs')).toBeGreaterThan(400_000)
 })
 
 describe('a gap is in the ledger until a pass over the list of repos has closed it:', () => {

@@ -34,7 +34,11 @@ function anIdentity(plcUrl: string) {
 /** A verifier that asks a directory at this place, or this one. */
 async function aVerifier(
   plcUrl: string,
-  { resolve, ...more }: Partial<VerifierOptions> & { resolve?: Identity['resolve'] } = {},
+  {
+    resolve,
+    most = 1_000,
+    ...more
+  }: Partial<VerifierOptions> & { resolve?: Identity['resolve']; most?: number } = {},
   stopping = new AbortController(),
 ) {
   const resources = new AsyncDisposableStack()
@@ -53,6 +57,7 @@ async function aVerifier(
     deadLetters,
     resync: async (repo) => wanted.push(repo) > 0,
     roundMs: 10,
+    most,
   })
   const base = { ...common, keys, unproved, mode: 'full', unavailable: 'pass' } as const
   const settings = Object.assign({ ...base, scope: () => true, keyWithinMs: 100 }, more)
@@ -219,6 +224,16 @@ describe('what passed without its key', () => {
     const { values } = await metrics.proofs.get()
     return Object.fromEntries(values.map(({ labels, value }) => [labels['result'], value]))
   }
+
+  test('beyond the room of the list passes all the same, and is counted', async () => {
+    await using verifier = await aVerifier(await deadUrl(), { most: 10 })
+    const entries = (await Promise.all(messages.map(verifier.translate))).flat()
+    expect(entries).toHaveLength(102)
+    const listed = await verifier.redis.hkeys('ingester:unproved')
+    expect(listed).toHaveLength(10)
+    const beyond = messages.filter((message) => 'did' in message && !listed.includes(message.did))
+    expect(await lateProofs(verifier)).toEqual({ 'no-room': beyond.length })
+  })
 
   test('says so in its events, and stands on a list until it is proved', async () => {
     await using dark = await aVerifierInTheDark()

@@ -1243,6 +1243,15 @@ export const mutations: readonly Mutation[] = [
     ...{ test: 'ingester/verify.test.ts', title: 'does not hang together' },
   },
   {
+    name: 'unproved-room',
+    law: boundLaw,
+    words: 'the list of what nobody could verify has no bound',
+    file: 'shared/streams/unproved.lua',
+    old: "if redis.call('HLEN', KEYS[1]) >= most then return 'full' end",
+    new: '',
+    ...{ test: 'ingester/verify.test.ts', title: 'beyond the room of the list' },
+  },
+  {
     name: 'label-signature',
     law: provedLaw,
     words: 'a label needs no true signature',
