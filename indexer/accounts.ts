@@ -2,6 +2,7 @@
 import type { AccountEvent, IdentityEvent } from '../shared/events.ts'
 import type { Transaction } from '../shared/postgres.ts'
 import { compareText } from './fold.ts'
+import { lettersKind } from './letters.ts'
 import { isGone } from './repos.ts'
 import { relation } from './write.ts'
 
@@ -148,7 +149,8 @@ async function askForPurges(sql: Transaction, events: readonly AccountEvent[]): 
 
 /**
  * An account is back: its repo is wished for anew, for what we have of it is old, or purged. What a
- * finished purge keeps away is let in again, for the repo may come back as it was.
+ * finished purge keeps away is let in again, for the repo may come back as it was; so are its dead
+ * letters.
  */
 export async function readmit(sql: Transaction, did: string): Promise<void> {
   await sql.unsafe(
@@ -159,6 +161,7 @@ export async function readmit(sql: Transaction, did: string): Promise<void> {
        and not exists (select from account_purge p where p.did = $1)`,
     [did],
   )
+  await sql.unsafe('delete from reconcile where kind = $1 and key = $2', [lettersKind, did])
   await sql.unsafe(
     'insert into reconcile (kind, key) values ($1, $2) on conflict (kind, key) do nothing',
     [resyncKind, did],

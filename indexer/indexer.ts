@@ -10,15 +10,21 @@ import { connectRedis, redisFailure, throughOutages } from '../shared/redis.ts'
 import { retryTransient, sleep } from '../shared/retry.ts'
 import { scopeOf } from '../shared/scope.ts'
 import { consume, type Entry } from '../shared/streams/consumer.ts'
+import { letterStreams } from '../shared/streams/dead-letters.ts'
 import { registerLengths } from '../shared/streams/lengths.ts'
 import { streamMetrics } from '../shared/streams/metrics.ts'
-import { parseStreamGroups, streams as streamNames } from '../shared/streams/names.ts'
+import {
+  deadLetterStream,
+  parseStreamGroups,
+  streams as streamNames,
+} from '../shared/streams/names.ts'
 import { runTogether, type Worker } from '../shared/worker.ts'
 import { type ApplyOptions, createApply } from './apply.ts'
 import { collections } from './collections/index.ts'
 import { createDeriver } from './derive.ts'
 import { createHandles } from './handles.ts'
 import { applyLabels } from './labels.ts'
+import { keepForgettingLetters } from './letters.ts'
 import { compileLexicons } from './lexicons.ts'
 import { createMetrics, type IndexerMetrics } from './metrics.ts'
 import type { options } from './options.ts'
@@ -123,6 +129,12 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
       signal,
     )
 
+  const letters = (signal: AbortSignal) => {
+    const own = config.streams.map(deadLetterStream)
+    const streams = [...new Set([...letterStreams, ...own])]
+    return keepForgettingLetters({ redis, sql, schema: config.schema, streams }, signal)
+  }
+
   const indexStream = (stream: string) => {
     const part = health.part(stream)
     return (signal: AbortSignal) =>
@@ -190,7 +202,7 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
   await runTogether(signal, [
     ...followed.map(indexStream),
     ...(config.mode === 'stream' ? [] : [indexLabels()]),
-    ...(config.resolveHandles && followed.length > 0 ? [handles.run, purging] : []),
+    ...(config.resolveHandles && followed.length > 0 ? [handles.run, purging, letters] : []),
     ...(followed.length > 0 ? [leftovers.run] : []),
     ...(followed.length > 0
       ? [(signal: AbortSignal) => keepAskingForRepos({ redis, sql, schema: config.schema }, signal)]

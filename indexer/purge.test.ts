@@ -191,6 +191,7 @@ describe('an account whose PDS confirms that it is deleted', () => {
     await indexer.apply([anAccount(gone, ended, 'deleted')])
     expect(await purgeAll()).toEqual(['gone', 'purged'])
     await indexer.settle()
+    expect(await rows(`select key from reconcile where kind = 'letters'`)).toEqual([{ key: gone }])
     // What others said about it stays, as it would have been if they had said it later.
     expect(await mentions(gone)).toEqual([
       ...[
@@ -245,7 +246,7 @@ describe('an account whose PDS confirms that it is deleted', () => {
     await indexer.apply([old, anAccount(gone, ended, 'deleted')])
     await purgeAll()
     await indexer.apply([anAccount(gone, returned, null)])
-    expect(await rows(`select key from reconcile where kind = 'resync'`)).toEqual([{ key: gone }])
+    expect(await rows('select kind, key from reconcile')).toEqual([{ kind: 'resync', key: gone }])
     const { records, complete } = aSnapshot(gone, 1, [old])
     await indexer.applyEach([...records, complete])
     expect(await rows('select uri from post')).toEqual([{ uri: uri(old) }])

@@ -5,7 +5,8 @@
  *     │ ╰──unsure──▶ asked, later
  *    gone
  *     ▼
- *   purging ─▶ portions of records ─▶ the rest ─▶ no purge, and a fence: `repo_sync."purgedRev"`
+ *   purging ─▶ portions of records ─▶ the rest ─▶ no purge, and a fence: `repo_sync."purgedRev"`;
+ *                                                 its dead letters go beside it (letters.ts)
  *
  * Each arrow is one transaction, so a purge that was interrupted is continued by any indexer.
  */
@@ -16,6 +17,7 @@ import { retryTransient, sleep } from '../shared/retry.ts'
 import { readmit } from './accounts.ts'
 import type { ApplyOptions } from './apply.ts'
 import { askHost, type Hosted, type HostedOptions } from './hosted.ts'
+import { lettersKind } from './letters.ts'
 import { forgetActor, removeRest, removeSome } from './purge-rows.ts'
 import { fenceAbove, lockRepos } from './repos.ts'
 
@@ -169,7 +171,13 @@ async function finish(options: PurgeOptions, did: string): Promise<void> {
       [did],
     )
     if (event?.active) await readmit(tx, did)
-    else await forgetActor(tx, did)
+    else {
+      await forgetActor(tx, did)
+      await tx.unsafe(
+        'insert into reconcile (kind, key) values ($1, $2) on conflict (kind, key) do nothing',
+        [lettersKind, did],
+      )
+    }
     await options.probe?.('finished')
   })
 }

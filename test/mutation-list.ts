@@ -28,6 +28,7 @@ const threads = 'indexer/rules/threads.test.ts'
 const notifications = 'indexer/notifications.test.ts'
 const accounts = 'indexer/accounts.test.ts'
 const purge = 'indexer/purge.test.ts'
+const letters = 'indexer/letters.test.ts'
 const doctor = 'indexer/doctor/doctor.test.ts'
 const follow = 'ingester/ingester.test.ts'
 const proofs = 'ingester/commit.test.ts'
@@ -799,6 +800,42 @@ export const mutations: readonly Mutation[] = [
     old: 'where did = $1 and "purgedRev" is not null',
     new: 'where did = $1 and false',
     ...{ test: purge, title: 'may come back with newer records, and with its old ones' },
+  },
+  {
+    name: 'letters-wish',
+    law: goneLaw,
+    words: 'a purge leaves the dead letters of the account',
+    file: 'indexer/purge.ts',
+    old: '        [lettersKind, did],',
+    new: "        ['', did],",
+    ...{ test: purge, title: 'leaves nothing in any table' },
+  },
+  {
+    name: 'letters-others',
+    law: goneLaw,
+    words: 'the dead letters of others go with those of a deleted account',
+    file: 'indexer/letters.ts',
+    old: 'if (dids.has(did)) ids.push(id)',
+    new: 'if (did) ids.push(id)',
+    ...{ test: letters, title: 'those of others stay' },
+  },
+  {
+    name: 'letters-frame',
+    law: goneLaw,
+    words: 'frames of a deleted account that nobody can decode stay',
+    file: 'shared/streams/dead-letters.ts',
+    old: " ?? didOfFrame(fields['frame'] ?? '')",
+    new: " ?? ''",
+    ...{ test: letters, title: 'of every stream and form' },
+  },
+  {
+    name: 'letters-walk',
+    law: goneLaw,
+    words: 'a walk over the dead letters that is interrupted is not done again',
+    file: 'indexer/letters.ts',
+    old: '  const dids = new Set(wanted.map(({ key }) => key))\n',
+    new: `  const dids = new Set(wanted.map(({ key }) => key))\n  await sql.unsafe(\`delete from \${table} where kind = 'letters'\`)\n`,
+    ...{ test: letters, title: 'interrupted, it is done again' },
   },
   {
     name: 'purge-lock',

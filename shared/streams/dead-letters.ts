@@ -1,5 +1,6 @@
 /** Dead letters as operators deal with them: found, counted, appended again, thrown away. */
 import type { Redis } from 'ioredis'
+import { isDid } from '../repo/syntax.ts'
 import { deadLetterStream, streams } from './names.ts'
 import { script } from './script.ts'
 
@@ -16,6 +17,7 @@ export interface Letter {
   reason: string
   /** Of a repo: the host that was asked; else the relay where that is known; or ''. */
   host: string
+  /** Of whose repo it is; '' where nobody can tell, as of labels. */
   did: string
   /** When it was set aside, in milliseconds since 1970. */
   failedAt: number
@@ -74,10 +76,24 @@ function letterOf(on: string, id: string, flat: readonly string[]): Letter {
     ...{ on, id, fields },
     reason: fields['reason'] ?? '',
     host: fields['host'] ?? '',
-    did: typeof event?.['did'] === 'string' ? event['did'] : '',
+    did: fields['did'] ?? textOf(event?.['did']) ?? didOfFrame(fields['frame'] ?? ''),
     // Redis gives the time of writing where nobody else does.
     failedAt: Number.isNaN(failedAt) ? Number(id.split('-')[0]) : failedAt,
   }
+}
+
+const textOf = (value: unknown) => (typeof value === 'string' ? value : null)
+
+/** Key and length of the CBOR text that names the account: `repo` in a commit, `did` elsewhere. */
+const accountInFrame = /(?:drepo|cdid)(?:x(.)|([`-w]))(did:[a-z]+:[\w.:%-]+)/s
+
+/** The account that a frame is about, though nobody can decode it; '' where that can't be read either. */
+function didOfFrame(base64: string): string {
+  const bytes = Buffer.from(base64, 'base64').toString('latin1')
+  const [, long, short, text = ''] = accountInFrame.exec(bytes) ?? []
+  const length = long?.charCodeAt(0) ?? (short?.charCodeAt(0) ?? 0x60) - 0x60
+  const did = text.slice(0, length)
+  return isDid(did) ? did : ''
 }
 
 function eventOf(fields: Readonly<Record<string, string>>): Record<string, unknown> | null {

@@ -47,6 +47,9 @@ export const gapsKey = 'ingester:gaps'
 /** How far the pass over a host's list of repos has come that closes its gaps. */
 export const gapPassKey = (host: string): string => `${gapsKey}:pass:${host}`
 
+/** That some indexer walks the dead letters for accounts that were deleted. */
+export const lettersKey = 'indexer:letters'
+
 /** That a host's list of repos is to be read again. */
 export const relistKey = (host: string): string => `repo_backfill:relist:${host}`
 
