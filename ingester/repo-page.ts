@@ -58,8 +58,12 @@ export async function fetchPage(options: {
   const url = new URL(`${http}/xrpc/com.atproto.sync.listRepos`)
   url.searchParams.set('limit', String(limit))
   if (cursor !== null) url.searchParams.set('cursor', cursor)
-  const timed = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)])
-  return parsePage(await request(url, timed, get), http)
+  return parsePage(await fetchPageText(url, signal, get), http)
+}
+
+/** Fetches the text of a page of any list, within its bounds. Throws as `fetchPage`. */
+export function fetchPageText(url: URL, signal: AbortSignal, get: Fetch = fetch): Promise<string> {
+  return request(url, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]), get)
 }
 
 async function request(url: URL, signal: AbortSignal, fetch: Fetch): Promise<string> {
