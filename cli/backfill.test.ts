@@ -99,7 +99,7 @@ test('the status of the backfill and of one repo, from the queue to Postgres', a
   const status = async (...args: string[]) =>
     JSON.parse((await sluice(['status', '--json', ...args], env)).out)
   await room.ask(tiny.did)
-  expect(await status()).toMatchObject({
+  expect((await status()).backfill).toMatchObject({
     remaining: 1,
     done: 0,
     secondsLeft: null,
@@ -115,7 +115,7 @@ test('the status of the backfill and of one repo, from the queue to Postgres', a
     { timeout: 20_000 },
   )
   expect(hanging.fired).toBe(1)
-  expect(await status()).toMatchObject({
+  expect((await status()).backfill).toMatchObject({
     remaining: 1,
     done: 1,
     backfillers: [{ consumer: 'backfiller1', done: 1, running: 1, records: tiny.records }],
@@ -127,7 +127,7 @@ test('the status of the backfill and of one repo, from the queue to Postgres', a
   await database.sql`update repo_sync set status = 'takendown'`
   expect(await status('--repo', tiny.did)).toMatchObject({ state: 'ended: takendown' })
   const { out } = await sluice(['status'], env)
-  expect(out).toMatch(/backfiller1: 1 at work; 1 repos/)
+  expect(out).toMatch(/^backfiller1 +1 +1 /m)
 })
 
 /** A relay that knows two repos with a collection, a page each. */

@@ -9,7 +9,6 @@ import { fetchPage, largestPage } from '../ingester/repo-page.ts'
 import { networkOptions, type Options, readConfig } from '../shared/config.ts'
 import type { BackfillRequest } from '../shared/events.ts'
 import { createIdentity } from '../shared/identity.ts'
-import { createLog } from '../shared/log.ts'
 import { isDid, isHandle, isNsid } from '../shared/repo/syntax.ts'
 import { sleep } from '../shared/retry.ts'
 import { firstStream, streams } from '../shared/streams/names.ts'
@@ -83,7 +82,7 @@ export const register: Register = (program, context) => {
           throw new UserError('give accounts, or one of --file, --host, --collection, --discover')
         }
         const config = readConfig(settings, env)
-        await using redis = await openRedis(config, signal)
+        await using redis = await openRedis(config, context)
         if (flags.moveFirst === true) {
           const moved = await moveFirst(redis, signal)
           out.value({ moved }, () => `moved: ${moved}`)
@@ -109,7 +108,8 @@ export const register: Register = (program, context) => {
 
 function wholeNumber(text: string): number {
   const number = Number(text)
-  if (!Number.isSafeInteger(number) || number < 1) throw new InvalidArgumentError('a whole number')
+  if (!Number.isSafeInteger(number) || number < 1)
+    throw new InvalidArgumentError('It must be a whole number of at least 1.')
   return number
 }
 
@@ -211,10 +211,11 @@ async function discoverAll(
   redis: Redis,
   { relayHosts, allowPrivateHosts, logLevel }: Config,
   { highWater }: Flags,
-  { out, signal }: Context,
+  context: Context,
 ): Promise<0 | 1> {
+  const { out, signal } = context
   using progress = out.progress('hosts read')
-  const log = createLog('sluice', logLevel, process.stderr)
+  const log = context.log(logLevel)
   const relay = baseOf(relayHosts[0] ?? '')
   const found = await discover({
     ...{ redis, relay, allowPrivateHosts, highWaterMark: highWater, signal, log },

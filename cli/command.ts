@@ -1,6 +1,7 @@
 /** What every command of `sluice` is made of: a context, an action that gives an exit code, a user's mistake. */
 import type { Command } from 'commander'
 import type { Environment } from '../shared/config.ts'
+import type { Logger } from '../shared/log.ts'
 import type { Output } from './output.ts'
 
 /** 0: done. 1: it failed, or what it looked for is wrong. 2: the user's mistake; nothing was changed. */
@@ -12,6 +13,8 @@ export interface Context {
   /** Aborts at SIGINT and SIGTERM: what is under way ends at its next safe point. */
   signal: AbortSignal
   out: Output
+  /** A log beside the output, on standard error. */
+  log: (level: string) => Logger
   /** The exit code of the process; an action sets it through `act`. */
   exit: (code: ExitCode) => void
 }
@@ -38,6 +41,11 @@ export function act<A extends readonly unknown[]>(
     context.exit(await run(...(all.slice(0, -1) as unknown as A)))
   }
 }
+
+/** What help says of every command. */
+export const exitCodes = `
+Exit codes: 0 done; 1 it failed, or what was looked for is wrong; 2 a mistake in the command or the settings.
+`
 
 /** The text that help shows below a command's options: what one would type. */
 export function examples(lines: readonly string[]): string {

@@ -1,6 +1,9 @@
 /** `sluice dlq`: what was set aside, and what is to become of it. */
+import { InvalidArgumentError } from 'commander'
 import type { Redis } from 'ioredis'
-import { readConfig } from '../shared/config.ts'
+import { options as backfillerOptions } from '../backfiller/options.ts'
+import { options as indexerOptions } from '../indexer/options.ts'
+import { type Options, readConfig } from '../shared/config.ts'
 import {
   dropLetters,
   findLetters,
@@ -11,6 +14,7 @@ import {
   requeueLetterAgain,
   type Wanted,
 } from '../shared/streams/dead-letters.ts'
+import { deadLetterStream } from '../shared/streams/names.ts'
 import { act, type Context, type ExitCode, examples, type Register, UserError } from './command.ts'
 import { openRedis, redisSettings } from './redis.ts'
 
@@ -23,8 +27,20 @@ interface Flags {
   newer?: string
   all?: boolean
   counts?: boolean
-  limit?: string
+  limit: number
 }
+
+/** The dead-letter streams of this installation, or the one that was asked for. */
+interface Box {
+  redis: Redis
+  streams: readonly string[]
+}
+
+const settings = {
+  ...redisSettings,
+  streams: indexerOptions.streams,
+  requests: backfillerOptions.deadLetterStream,
+} as const satisfies Options
 
 const shownAtOnce = 50
 const droppedAtOnce = 500
@@ -35,17 +51,8 @@ export const register: Register = (program, context) => {
   const dlq = program
     .command('dlq')
     .description('look at dead letters, put them back, or throw them away')
-    .addHelpText(
-      'after',
-      examples([
-        'sluice dlq list --counts',
-        'sluice dlq list --stream repo_backfill_dlq --reason signature --newer 1d',
-        'sluice dlq show 1767225600000-0',
-        'sluice dlq requeue --reason host-error --host pds.example.com',
-        'sluice dlq drop --stream firehose_live_dlq --older 30d',
-      ]),
-    )
-  const command = (name: string, description: string) =>
+    .addHelpText('after', examples(['sluice dlq list --counts', 'sluice dlq requeue --help']))
+  const command = (name: string, description: string, lines: readonly string[]) =>
     dlq
       .command(name)
       .description(description)
@@ -56,143 +63,117 @@ export const register: Register = (program, context) => {
       .option('--older <age>', 'only letters older than, as 30m, 12h, 7d')
       .option('--newer <age>', 'only letters newer than')
       .option('--json', 'print JSON')
+      .addHelpText('after', examples(lines))
+  const inBox = <A extends readonly unknown[]>(
+    run: (box: Box, ...args: [...A, Flags]) => Promise<ExitCode>,
+  ) =>
+    act(context, async (...args: [...A, Flags]) => {
+      const config = readConfig(settings, context.env)
+      await using redis = await openRedis(config, context)
+      const flags = args.at(-1) as Flags
+      const own = [...config.streams.map(deadLetterStream), config.requests]
+      const streams = [...new Set([...letterStreams, ...own])]
+      return await run({ redis, streams: await asked(redis, streams, flags) }, ...args)
+    })
 
-  command('list', 'list letters, the oldest first, or count them')
+  command('list', 'list letters, the oldest first, or count them', [
+    'sluice dlq list --counts',
+    'sluice dlq list --stream repo_backfill_dlq --reason signature --newer 1d',
+  ])
     .option('--counts', 'count them by stream and reason')
-    .option('--limit <n>', `how many are listed; default ${shownAtOnce}`)
+    .option('--limit <n>', 'how many are listed', wholeNumber, shownAtOnce)
     .action(
-      act(context, (flags: Flags) => withRedis(context, (redis) => list(redis, flags, context))),
+      inBox<[]>((box, flags) =>
+        flags.counts === true ? count(box, flags, context) : list(box, flags, context),
+      ),
     )
 
-  command('show', 'print everything of these letters')
+  command('show', 'print everything of these letters', ['sluice dlq show 1767225600000-0'])
     .argument('<id...>')
     .action(
-      act(context, (ids: string[], flags: Flags) =>
-        withRedis(context, async (redis) => {
-          let found = 0
-          for await (const { on, id, fields } of letters(redis, chosen(ids, flags), flags)) {
-            found += 1
-            context.out.value({ on, id, ...fields }, () =>
-              Object.entries({ on, id, ...fields })
-                .map(([name, value]) => `${name}: ${value}`)
-                .join('\n'),
-            )
-          }
-          if (found === 0) throw new UserError('there is no such letter')
-          return 0
-        }),
-      ),
-    )
-
-  command('requeue', 'put letters back on their stream, as they were; tries are counted anew')
-    .argument('[id...]')
-    .option('--all', 'every letter that the other options leave')
-    .action(
-      act(context, (ids: string[], flags: Flags) =>
-        withRedis(context, async (redis) => {
-          const { out, signal } = context
-          const wanted = chosen(ids, flags)
-          let done = 0
-          let left = 0
-          using progress = out.progress('requeued')
-          for await (const letter of letters(redis, wanted, flags)) {
-            if (await requeueLetterAgain(redis, letter)) done += 1
-            else left += 1
-            progress.at(done, null)
-            signal.throwIfAborted()
-          }
-          out.value({ requeued: done, left }, () =>
-            left === 0
-              ? `requeued: ${done}`
-              : `requeued: ${done}; left, because they hold no entry (frames): ${left}`,
+      inBox<[string[]]>(async (box, ids, flags) => {
+        for (const { on, id, fields } of await byId(box, ids, wantedOf(flags))) {
+          context.out.value({ on, id, ...fields }, () =>
+            Object.entries({ on, id, ...fields })
+              .map(([name, value]) => `${name}: ${value}`)
+              .join('\n'),
           )
-          return left === 0 ? 0 : 1
-        }),
-      ),
+        }
+        return 0
+      }),
     )
 
-  command('drop', 'throw letters away')
+  command('requeue', 'put letters back on their stream, as they were; tries are counted anew', [
+    'sluice dlq requeue 1767225600000-0',
+    'sluice dlq requeue --reason host-error --host pds.example.com',
+  ])
     .argument('[id...]')
     .option('--all', 'every letter that the other options leave')
-    .action(
-      act(context, (ids: string[], flags: Flags) =>
-        withRedis(context, async (redis) => {
-          const { out, signal } = context
-          let dropped = 0
-          let batch: Letter[] = []
-          const flush = async () => {
-            for (const on of new Set(batch.map((letter) => letter.on))) {
-              const mine = batch.filter((letter) => letter.on === on).map(({ id }) => id)
-              dropped += await dropLetters(redis, on, mine)
-            }
-            batch = []
-            signal.throwIfAborted()
-          }
-          for await (const letter of letters(redis, chosen(ids, flags), flags)) {
-            batch.push(letter)
-            if (batch.length >= droppedAtOnce) await flush()
-          }
-          await flush()
-          out.value({ dropped }, () => `dropped: ${dropped}`)
-          return 0
-        }),
-      ),
-    )
+    .action(inBox<[string[]]>((box, ids, flags) => requeue(box, ids, flags, context)))
+
+  command('drop', 'throw letters away', [
+    'sluice dlq drop 1767225600000-0 --stream repo_backfill_dlq',
+    'sluice dlq drop --stream firehose_live_dlq --older 30d',
+  ])
+    .argument('[id...]')
+    .option('--all', 'every letter that the other options leave')
+    .action(inBox<[string[]]>((box, ids, flags) => drop(box, ids, flags, context)))
 }
 
-async function withRedis(
-  { env, signal }: Context,
-  use: (redis: Redis) => Promise<ExitCode>,
-): Promise<ExitCode> {
-  await using redis = await openRedis(readConfig(redisSettings, env), signal)
-  return await use(redis)
+/** A stream that is not there would look like one without letters. */
+async function asked(redis: Redis, streams: readonly string[], { stream }: Flags) {
+  if (stream === undefined) return streams
+  if (streams.includes(stream) || (await redis.type(stream)) === 'stream') return [stream]
+  throw new UserError(`there is no stream ${stream}: ${streams.join(', ')}`)
 }
 
-async function* letters(
-  redis: Redis,
-  { ids, ...wanted }: Wanted & { ids?: readonly string[] },
-  { stream }: Flags,
-): AsyncGenerator<Letter, void, undefined> {
-  const streams = stream === undefined ? letterStreams : [stream]
-  if (ids === undefined) for (const on of streams) yield* findLetters(redis, on, wanted)
-  for (const id of ids ?? []) {
+async function* letters({ redis, streams }: Box, wanted: Wanted) {
+  for (const on of streams) yield* findLetters(redis, on, wanted)
+}
+
+/** Letters of different streams may have one id: then the stream must be said. */
+async function byId({ redis, streams }: Box, ids: readonly string[], wanted: Wanted) {
+  const wrong = ids.find((id) => !/^\d{1,20}-\d{1,20}$/.test(id))
+  if (wrong !== undefined) {
+    throw new UserError(`the id of a letter is such as 1767225600000-0, not ${wrong}`)
+  }
+  const found: Letter[] = []
+  for (const id of ids) {
     const read = await Promise.all(streams.map((on) => readLetter(redis, on, id)))
-    const [letter, ...others] = read.filter((found) => found !== null)
-    if (letter === undefined || !isWanted(letter, wanted)) continue
+    const [letter, ...others] = read.filter((one) => one !== null && isWanted(one, wanted))
+    if (!letter) throw new UserError(`there is no letter ${id}`)
     if (others.length > 0) {
-      const several = [letter, ...others].map(({ on }) => on).join(' and ')
+      const several = [letter, ...others].map((one) => one?.on).join(' and ')
       throw new UserError(`${id} stands on ${several}: say which with --stream`)
     }
-    yield letter
+    found.push(letter)
   }
+  return found
 }
 
-async function list(redis: Redis, flags: Flags, { out }: Context): Promise<0> {
-  const wanted = wantedOf(flags)
-  if (flags.counts === true) {
-    const counts = new Map<string, { stream: string; reason: string; letters: number }>()
-    for await (const { on, reason } of letters(redis, wanted, flags)) {
-      const row = counts.get(`${on} ${reason}`) ?? { stream: on, reason, letters: 0 }
-      counts.set(`${on} ${reason}`, { ...row, letters: row.letters + 1 })
-    }
-    out.rows(
-      [...counts.values()].sort((a, b) => b.letters - a.letters),
-      'there are no dead letters',
-    )
-    return 0
+async function count(box: Box, flags: Flags, { out }: Context): Promise<ExitCode> {
+  const counts = new Map<string, { stream: string; reason: string; letters: number }>()
+  let read = 0
+  using progress = out.progress('letters read')
+  for await (const { on, reason } of letters(box, wantedOf(flags))) {
+    const row = counts.get(`${on} ${reason}`) ?? { stream: on, reason, letters: 0 }
+    counts.set(`${on} ${reason}`, { ...row, letters: row.letters + 1 })
+    read += 1
+    progress.at(read, null)
   }
-  const limit = flags.limit === undefined ? shownAtOnce : Number(flags.limit)
-  if (!Number.isSafeInteger(limit) || limit < 1) throw new UserError('--limit takes a whole number')
+  const rows = [...counts.values()].sort((a, b) => b.letters - a.letters)
+  out.rows(rows, 'there are no dead letters')
+  return 0
+}
+
+async function list(box: Box, flags: Flags, { out }: Context): Promise<ExitCode> {
   const rows = []
-  for await (const { on, id, reason, host, did, failedAt, fields } of letters(
-    redis,
-    wanted,
-    flags,
-  )) {
-    if (rows.length === limit) {
-      out.say(`there are more: --limit, or narrow it down`)
+  for await (const letter of letters(box, wantedOf(flags))) {
+    if (rows.length === flags.limit) {
+      out.say('there are more: --limit, or narrow it down')
       break
     }
+    const { on, id, reason, host, did, failedAt, fields } = letter
     rows.push({
       ...{ stream: on, id, reason, host, did },
       attempts: fields['attempts'] ?? '',
@@ -201,6 +182,56 @@ async function list(redis: Redis, flags: Flags, { out }: Context): Promise<0> {
     })
   }
   out.rows(rows, 'there are no dead letters')
+  return 0
+}
+
+async function requeue(
+  box: Box,
+  ids: readonly string[],
+  flags: Flags,
+  { out, signal }: Context,
+): Promise<ExitCode> {
+  let done = 0
+  let left = 0
+  using progress = out.progress('requeued')
+  for await (const letter of chosen(box, ids, flags)) {
+    if (await requeueLetterAgain(box.redis, letter)) done += 1
+    else left += 1
+    progress.at(done, null)
+    signal.throwIfAborted()
+  }
+  out.value({ requeued: done, left }, () =>
+    left === 0
+      ? `requeued: ${done}`
+      : `requeued: ${done}; left, because they hold no entry (frames): ${left}`,
+  )
+  return left === 0 ? 0 : 1
+}
+
+async function drop(
+  box: Box,
+  ids: readonly string[],
+  flags: Flags,
+  { out, signal }: Context,
+): Promise<ExitCode> {
+  let dropped = 0
+  let batch: Letter[] = []
+  using progress = out.progress('dropped')
+  const flush = async () => {
+    for (const on of new Set(batch.map((letter) => letter.on))) {
+      const mine = batch.filter((letter) => letter.on === on).map(({ id }) => id)
+      dropped += await dropLetters(box.redis, on, mine)
+    }
+    batch = []
+    progress.at(dropped, null)
+    signal.throwIfAborted()
+  }
+  for await (const letter of chosen(box, ids, flags)) {
+    batch.push(letter)
+    if (batch.length >= droppedAtOnce) await flush()
+  }
+  await flush()
+  out.value({ dropped }, () => `dropped: ${dropped}`)
   return 0
 }
 
@@ -216,19 +247,21 @@ function wantedOf({ reason, host, did, older, newer }: Flags): Wanted {
 }
 
 /** What changes things must be told which: nobody throws all away by a slip. */
-function chosen(ids: readonly string[], flags: Flags): Wanted & { ids?: readonly string[] } {
+async function* chosen(box: Box, ids: readonly string[], flags: Flags) {
   const wanted = wantedOf(flags)
-  const wrong = ids.find((id) => !/^\d+-\d+$/.test(id))
-  if (wrong !== undefined) {
-    throw new UserError(`the id of a letter is such as 1767225600000-0, not ${wrong}`)
-  }
-  if (ids.length > 0) return { ...wanted, ids }
+  if (ids.length > 0) return yield* await byId(box, ids, wanted)
   if (flags.all !== true && Object.keys(wanted).length === 0) {
     throw new UserError(
       'say which letters: by id, --reason, --host, --did, --older, --newer, or --all',
     )
   }
-  return wanted
+  yield* letters(box, wanted)
+}
+
+function wholeNumber(text: string): number {
+  const number = Number(text)
+  if (Number.isSafeInteger(number) && number >= 1) return number
+  throw new InvalidArgumentError('It must be a whole number of at least 1.')
 }
 
 const unitsMs = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const

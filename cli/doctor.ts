@@ -3,15 +3,14 @@ import { collections } from '../indexer/collections/index.ts'
 import { createDeriver } from '../indexer/derive.ts'
 import { examine, type Finding } from '../indexer/doctor/doctor.ts'
 import { compileLexicons } from '../indexer/lexicons.ts'
-import { requireTables, UnfitDatabaseError } from '../indexer/tables.ts'
+import { requireTables } from '../indexer/tables.ts'
 import { options } from '../migrations/options.ts'
 import { readConfig } from '../shared/config.ts'
 import { InvalidEventError } from '../shared/errors.ts'
 import { timestamp } from '../shared/events.ts'
-import { createLog } from '../shared/log.ts'
-import { connectPostgres } from '../shared/postgres.ts'
 import { act, examples, type Register, UserError } from './command.ts'
 import type { Output, Progress } from './output.ts'
+import { openPostgres } from './postgres.ts'
 
 interface Flags {
   repair?: boolean
@@ -76,15 +75,12 @@ export const register: Register = (program, context) => {
         }
         const { env, out, signal } = context
         const { databaseUrl, schema, logLevel } = readConfig(options, env)
-        const log = createLog('doctor', logLevel, process.stderr)
         const from = since === undefined ? null : timeOf(since)
-        await using sql = connectPostgres({
-          databaseUrl,
+        await using sql = await openPostgres({ databaseUrl, logLevel }, context, {
+          name: 'doctor',
           poolSize: 2,
-          log,
-          applicationName: 'sluice-doctor',
         })
-        await requireTables(sql, schema).catch(asMistake)
+        await requireTables(sql, schema)
         const names = collections.map(({ nsid }) => nsid)
         const deriver = createDeriver(collections, await compileLexicons(names))
         const scope = () => true
@@ -133,10 +129,6 @@ function createBar(out: Output) {
     current.progress.at(done, total)
   }
   return { at, [Symbol.dispose]: end }
-}
-
-function asMistake(error: unknown): never {
-  throw error instanceof UnfitDatabaseError ? new UserError(error.message) : error
 }
 
 /** What was found of each kind, without those of which nothing was. */

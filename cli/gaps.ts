@@ -26,8 +26,8 @@ export const register: Register = (program, context) => {
     )
     .action(
       act(context, async ({ open = false, close }: Flags) => {
-        const { env, signal, out } = context
-        await using redis = await openRedis(readConfig(redisSettings, env), signal)
+        const { env, out } = context
+        await using redis = await openRedis(readConfig(redisSettings, env), context)
         if (close !== undefined) {
           const gaps = await readGaps(redis)
           await closeGaps(

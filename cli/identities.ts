@@ -37,9 +37,10 @@ export const register: Register = (program, context) => {
     .action(act(context, (flags: Flags) => warm(context, flags)))
 }
 
-async function warm({ env, signal, out }: Context, { from }: Flags): Promise<0> {
+async function warm(context: Context, { from }: Flags): Promise<0> {
+  const { env, signal, out } = context
   const config = readConfig(settings, env)
-  await using redis = await openRedis(config, signal)
+  await using redis = await openRedis(config, context)
   const store = createKeyStore(redis)
   const cursorKey = keysCursorKey(new URL(config.plcUrl).host)
   // A key that an ingester looked up since is newer than what the log says until its end.

@@ -3,7 +3,6 @@ import { Option } from 'commander'
 import { migrate, migrationStates } from '../migrations/migrate.ts'
 import { options } from '../migrations/options.ts'
 import { readConfig } from '../shared/config.ts'
-import { createLog } from '../shared/log.ts'
 import { act, examples, type Register } from './command.ts'
 
 interface Flags {
@@ -27,7 +26,7 @@ export const register: Register = (program, context) => {
       act(context, async ({ status = false, adopt = false }: Flags) => {
         const { env, out } = context
         const { databaseUrl, schema, logLevel } = readConfig(options, env)
-        const log = createLog('migrate', logLevel, process.stderr)
+        const log = context.log(logLevel)
         if (status) {
           const states = await migrationStates({ databaseUrl, schema, log })
           out.rows(

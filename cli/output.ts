@@ -5,10 +5,19 @@ import stringWidth from 'string-width'
 export type Cell = string | number | boolean | null
 export type Row = Readonly<Record<string, Cell>>
 
-/** A stream to print to; `isTTY` decides about colours and bars. */
+/** A table of a page, with its heading; `none` is said when it is empty. */
+export interface Section {
+  title: string
+  rows: readonly Row[]
+  none: string
+}
+
+/** A stream to print to: bars are drawn on a terminal, colours used where it has them. */
 export interface Sink {
   write(text: string): unknown
   isTTY?: boolean
+  /** Also false where NO_COLOR is set, or the terminal knows none. */
+  hasColors?: () => boolean
 }
 
 export interface Output {
@@ -18,6 +27,8 @@ export interface Output {
   value(value: unknown, text: () => string): void
   /** A table with the columns of its first row; as JSON an array of the rows. `none` is said when it is empty. */
   rows(rows: readonly Row[], none: string): void
+  /** Several tables; as JSON `value` alone. */
+  page(value: unknown, sections: readonly Section[]): void
   /** A line for people only, on standard error: what happens, hints. */
   say(text: string): void
   /** Progress on standard error, where that is a terminal; else a line now and then. */
@@ -37,17 +48,29 @@ const drawEveryMs = 100
 /** `out` takes results, `err` what is said beside them. */
 export function createOutput(out: Sink, err: Sink, now: () => number = Date.now): Output {
   let isJson = false
+  const colours = out.isTTY === true && out.hasColors?.() === true
+  // Beyond what JSON itself escapes, so that it may be looked at.
+  const printJson = (value: unknown) => out.write(`${visible(JSON.stringify(value))}\n`)
+  const printRows = (rows: readonly Row[], none: string) =>
+    out.write(rows.length === 0 ? `${none}\n` : table(rows, colours))
   return {
     json() {
       isJson = true
     },
     value(value, text) {
-      out.write(`${isJson ? JSON.stringify(value) : visible(text(), '\n')}\n`)
+      if (isJson) printJson(value)
+      else out.write(`${visible(text(), '\n')}\n`)
     },
     rows(rows, none) {
-      if (isJson) out.write(`${JSON.stringify(rows)}\n`)
-      else if (rows.length === 0) out.write(`${none}\n`)
-      else out.write(table(rows, out.isTTY === true))
+      if (isJson) printJson(rows)
+      else printRows(rows, none)
+    },
+    page(value, sections) {
+      if (isJson) return void printJson(value)
+      for (const [index, { title, rows, none }] of sections.entries()) {
+        out.write(`${index === 0 ? '' : '\n'}${styled('underline', title, colours)}\n`)
+        printRows(rows, none)
+      }
     },
     say(text) {
       err.write(`${visible(text, '\n')}\n`)
@@ -58,14 +81,20 @@ export function createOutput(out: Sink, err: Sink, now: () => number = Date.now)
 
 /** Foreign text with what would move the cursor, change colours or turn the line around made visible. */
 export function visible(text: string, kept = ''): string {
-  return text.replace(/[\p{Cc}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu, (character) =>
-    kept.includes(character)
-      ? character
-      : `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  return text.replace(
+    /[\p{Cc}\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu,
+    (character) =>
+      kept.includes(character)
+        ? character
+        : `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   )
 }
 
-function table(rows: readonly Row[], isTTY: boolean): string {
+function styled(style: 'bold' | 'underline', text: string, colours: boolean): string {
+  return colours ? styleText(style, text, { validateStream: false }) : text
+}
+
+function table(rows: readonly Row[], colours: boolean): string {
   const names = Object.keys(rows[0] ?? {})
   const cells = rows.map((row) => names.map((name) => shown(row[name] ?? null)))
   const widths = names.map((name, column) =>
@@ -81,7 +110,7 @@ function table(rows: readonly Row[], isTTY: boolean): string {
       .join('  ')
       .trimEnd()
   const head = lineOf(names)
-  const lines = [isTTY ? styleText('bold', head) : head, ...cells.map(lineOf)]
+  const lines = [styled('bold', head, colours), ...cells.map(lineOf)]
   return `${lines.join('\n')}\n`
 }
 

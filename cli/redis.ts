@@ -1,7 +1,8 @@
 /** The connection to REDIS_URL of a command. */
 import { type Options, redisOptions, workerOptions } from '../shared/config.ts'
-import { createLog } from '../shared/log.ts'
-import { type Connection, connectRedis, settled } from '../shared/redis.ts'
+import { errorText } from '../shared/errors.ts'
+import { type Connection, connectRedis, redisCode, settled } from '../shared/redis.ts'
+import { type Context, UserError } from './command.ts'
 
 export const redisSettings = {
   logLevel: { ...workerOptions.logLevel, default: 'error' },
@@ -11,14 +12,19 @@ export const redisSettings = {
 /** Connects, or throws what is told in one line: a command does not wait for servers. */
 export async function openRedis(
   config: { redisUrl: string; logLevel: string },
-  signal: AbortSignal,
+  { log, signal }: Context,
 ): Promise<Connection> {
-  const log = createLog('sluice', config.logLevel, process.stderr)
-  const redis = connectRedis({ redisUrl: config.redisUrl, log, name: 'sluice' })
+  const redis = connectRedis({ ...config, log: log(config.logLevel), name: 'sluice' })
+  let failure: unknown = new Error('no answer in 1 s')
+  redis.on('error', (error) => {
+    failure = error
+  })
   await settled(redis, signal)
   if (redis.status === 'ready') return redis
   redis.disconnect()
-  throw Object.assign(new Error('Redis can not be reached (ECONNREFUSED or no answer in 1 s)'), {
-    code: 'ECONNREFUSED',
-  })
+  signal.throwIfAborted()
+  const text = `Redis can not be reached: ${errorText(failure)}; check REDIS_URL`
+  if (['NOAUTH', 'WRONGPASS', 'NOPERM'].includes(redisCode(failure) ?? ''))
+    throw new UserError(text)
+  throw Object.assign(new Error(text), { code: 'ECONNREFUSED' })
 }

@@ -1,12 +1,12 @@
 /** `sluice resume --from-postgres`: gives a Redis that was lost the positions that the indexers keep. */
 import type { Redis } from 'ioredis'
 import { readConfig, redisOptions } from '../shared/config.ts'
-import { createLog } from '../shared/log.ts'
-import { connectPostgres, postgresOptions, type Sql, schemaName } from '../shared/postgres.ts'
+import { postgresOptions, type Sql, schemaName } from '../shared/postgres.ts'
 import { cursorKeys, namedGroups, parseStreamGroups } from '../shared/streams/names.ts'
 import { compareDecimals } from '../shared/streams/state.ts'
 import { act, examples, type Register, UserError } from './command.ts'
 import type { Row } from './output.ts'
+import { openPostgres } from './postgres.ts'
 import { openRedis, redisSettings } from './redis.ts'
 
 interface Flags {
@@ -47,15 +47,10 @@ export const register: Register = (program, context) => {
     .action(
       act(context, async ({ fromPostgres = false, dryRun = false }: Flags) => {
         if (!fromPostgres) throw new UserError('say from where: --from-postgres')
-        const { env, signal, out } = context
+        const { env, out } = context
         const config = readConfig(settings, env)
-        await using redis = await openRedis(config, signal)
-        await using sql = connectPostgres({
-          databaseUrl: config.databaseUrl,
-          poolSize: 1,
-          log: createLog('sluice', config.logLevel, process.stderr),
-          applicationName: 'sluice-resume',
-        })
+        await using redis = await openRedis(config, context)
+        await using sql = await openPostgres(config, context, { name: 'resume' })
         const groups = parseStreamGroups(config.streamGroups)
         const positions = await readPositions(sql, config.schema, (stream) =>
           namedGroups(groups, stream),

@@ -1,10 +1,14 @@
 /** The `sluice` command: its commands, and what becomes of their errors. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
-import { ConfigError, environment } from '../shared/config.ts'
+import { UnfitDatabaseError } from '../indexer/tables.ts'
+import { ConfigError, type Environment, environment } from '../shared/config.ts'
 import { errorText, verdict, withoutCredentials } from '../shared/errors.ts'
-import { type Context, type ExitCode, type Register, UserError } from './command.ts'
-import { createOutput, visible } from './output.ts'
+import { createLog } from '../shared/log.ts'
+import { redisFailure } from '../shared/redis.ts'
+import { type Context, type ExitCode, exitCodes, type Register, UserError } from './command.ts'
+import { createOutput, type Sink, visible } from './output.ts'
+import { postgresMistake } from './postgres.ts'
 
 /** A command is loaded when it is called, so that a worker does not carry the others with it. */
 interface Entry {
@@ -12,7 +16,7 @@ interface Entry {
   load: () => Promise<{ register: Register }>
 }
 
-const commands: Readonly<Record<string, Entry>> = {
+export const commands: Readonly<Record<string, Entry>> = {
   backfill: { doc: 'ask for whole repos', load: () => import('./backfill.ts') },
   collections: {
     doc: 'list the collections that are indexed',
@@ -24,8 +28,8 @@ const commands: Readonly<Record<string, Entry>> = {
   gaps: { doc: 'tell what of the sources was not read', load: () => import('./gaps.ts') },
   identities: { doc: 'keep keys of accounts at hand', load: () => import('./identities.ts') },
   migrate: { doc: 'bring the schema to the newest state', load: () => import('./migrate.ts') },
-  status: { doc: 'tell how far the backfill is', load: () => import('./status.ts') },
   resume: { doc: 'set positions after Redis was lost', load: () => import('./resume.ts') },
+  status: { doc: 'tell how everything stands', load: () => import('./status.ts') },
   verify: { doc: 'compare repos with their rows', load: () => import('./verify.ts') },
 }
 
@@ -36,7 +40,16 @@ const workers: Readonly<Record<string, () => Promise<unknown>>> = {
   backfiller: () => import('../backfiller/main.ts'),
 }
 
-/** Runs one command line; sets the exit code of the process. */
+/** What a command line runs in. */
+export interface Surroundings {
+  env: Environment
+  out: Sink
+  err: Sink
+  /** Aborts when the command is to stop. */
+  signal: AbortSignal
+}
+
+/** Runs one command line in this process; sets its exit code. */
 export async function sluice(args: readonly string[]): Promise<void> {
   const [name = ''] = args
   const worker = Object.hasOwn(workers, name) ? workers[name] : undefined
@@ -44,36 +57,68 @@ export async function sluice(args: readonly string[]): Promise<void> {
     await worker()
     return
   }
+  const { stdout, stderr } = process
   const stopping = new AbortController()
-  const context: Context = {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => stopping.abort(new StoppedError('stopped before its end')))
+  }
+  // Whoever reads us may leave early, as `head` does.
+  stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+    process.exit()
+  })
+  process.exitCode = await run(args, {
     env: environment,
+    out: stdout,
+    err: stderr,
     signal: stopping.signal,
-    out: createOutput(process.stdout, process.stderr),
-    exit: (code) => {
-      process.exitCode = code
+  })
+}
+
+/** Runs one command line and gives its exit code. */
+export async function run(args: readonly string[], around: Surroundings): Promise<ExitCode> {
+  const { env, out, err, signal } = around
+  let code: ExitCode = 0
+  const context: Context = {
+    ...{ env, signal },
+    out: createOutput(out, err),
+    log: (level) => createLog('sluice', level, err),
+    exit: (given) => {
+      code = given
     },
   }
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => stopping.abort(new UserError('stopped before its end')))
-  }
   try {
-    const program = await build(name, context)
+    const program = await programFor(args, context, around)
     await program.parseAsync([...args], { from: 'user' })
+    return code
   } catch (error) {
-    context.exit(explain(error))
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+    const [text, failed] = explain(error)
+    err.write(`sluice: ${visible(text, '\n')}\n`)
+    return failed
   }
 }
 
-async function build(name: string, context: Context): Promise<Command> {
+async function programFor(
+  args: readonly string[],
+  context: Context,
+  { out, err }: Surroundings,
+): Promise<Command> {
   const program = new Command('sluice')
     .description('Follows the AT Protocol network into Postgres.')
     .version(version(), '-V, --version')
     .exitOverride()
     .showHelpAfterError('(--help tells more)')
     .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      writeOut: (text) => out.write(text),
+      writeErr: (text) => err.write(visible(text, '\n')),
+    })
+    .addHelpText('afterAll', exitCodes)
   for (const worker of Object.keys(workers)) {
     program.command(worker).description(`run a worker: ${worker}; settings in the environment`)
   }
+  const [name = ''] = args[0] === 'help' ? args.slice(1) : args
   const called = Object.hasOwn(commands, name) ? commands[name] : undefined
   for (const [other, { doc }] of Object.entries(commands)) {
     if (commands[other] !== called) program.command(other).description(doc)
@@ -82,18 +127,23 @@ async function build(name: string, context: Context): Promise<Command> {
   return program
 }
 
-/** Says what went wrong; a stack trace only for what is our fault. */
-function explain(error: unknown): ExitCode {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
-  const isMistake = error instanceof UserError || error instanceof ConfigError
-  process.stderr.write(`sluice: ${visible(isMistake ? error.message : described(error), '\n')}\n`)
-  return isMistake ? 2 : 1
+class StoppedError extends Error {}
+
+/** What went wrong, in a line where it is not our fault, and the exit code of that. */
+function explain(error: unknown): [text: string, code: ExitCode] {
+  if (error instanceof StoppedError) return [error.message, 1]
+  if (error instanceof UserError || error instanceof ConfigError) return [error.message, 2]
+  if (error instanceof UnfitDatabaseError) return [error.message, 2]
+  const mistake = postgresMistake(error)
+  if (mistake !== null) return [mistake, 2]
+  if (!(error instanceof Error)) return [errorText(error), 1]
+  const isOutside = verdict(error) !== 'crash' || 'path' in error || isAway(error)
+  return [isOutside ? errorText(error) : withoutCredentials(error.stack ?? errorText(error)), 1]
 }
 
-/** A failure of the surroundings is told in a line; a bug with its stack. */
-function described(error: unknown): string {
-  if (!(error instanceof Error) || verdict(error) !== 'crash') return errorText(error)
-  return withoutCredentials(error.stack ?? errorText(error))
+/** What ioredis throws while a server goes away has no code that the verdict knows. */
+function isAway(error: Error): boolean {
+  return error.name === 'ReplyError' && redisFailure(error) !== 'fault'
 }
 
 function version(): string {

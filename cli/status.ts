@@ -1,24 +1,38 @@
-/** `sluice status`: how far the backfill has come, and where one repo stands. */
+/** `sluice status`: how everything stands, or where one repo does. */
 import type { Redis } from 'ioredis'
 import { options as backfillerOptions } from '../backfiller/options.ts'
-import { networkOptions, type Options, optional, readConfig } from '../shared/config.ts'
-import { createIdentity } from '../shared/identity.ts'
-import { createLog } from '../shared/log.ts'
-import { connectPostgres, databaseUrl, postgresOptions } from '../shared/postgres.ts'
-import { isDid, isHandle } from '../shared/repo/syntax.ts'
+import { options as indexerOptions } from '../indexer/options.ts'
+import { options as ingesterOptions } from '../ingester/options.ts'
 import {
-  consumersOf,
-  readBoards,
-  type ShownBoard,
-  type ShownHost,
-} from '../shared/streams/boards.ts'
-import { findLetters } from '../shared/streams/dead-letters.ts'
-import { ledgerBalance } from '../shared/streams/ledger.ts'
-import { deadLetterStream, firstStream } from '../shared/streams/names.ts'
-import { readState } from '../shared/streams/state.ts'
-import { act, type Context, examples, type Register, UserError } from './command.ts'
-import { spoken } from './output.ts'
+  networkOptions,
+  type Options,
+  optional,
+  readConfig,
+  redisOptions,
+} from '../shared/config.ts'
+import { errorText } from '../shared/errors.ts'
+import { databaseUrl, postgresOptions, type Sql } from '../shared/postgres.ts'
+import { readGaps } from '../shared/streams/gaps.ts'
+import { type LedgerBalance, ledgerBalance } from '../shared/streams/ledger.ts'
+import {
+  chainKey,
+  cursorHost,
+  cursorKeys,
+  deadLetterStream,
+  firstStream,
+  namedGroups,
+  parseStreamGroups,
+  streams as streamNames,
+  unprovedKey,
+} from '../shared/streams/names.ts'
+import { countResyncs } from '../shared/streams/resyncs.ts'
+import { type GroupState, readState, unacknowledged } from '../shared/streams/state.ts'
+import { act, type Context, type ExitCode, examples, type Register } from './command.ts'
+import { type Row, type Section, spoken } from './output.ts'
+import { openPostgres } from './postgres.ts'
 import { openRedis, redisSettings } from './redis.ts'
+import { backfillSections, readBackfill } from './status-backfill.ts'
+import { didOf, readRepo, repoText } from './status-repo.ts'
 
 interface Flags {
   repo?: string
@@ -27,9 +41,12 @@ interface Flags {
 const settings = {
   ...redisSettings,
   ...networkOptions,
+  streamGroups: redisOptions.streamGroups,
+  relayHosts: ingesterOptions.relayHosts,
+  labelerHosts: ingesterOptions.labelerHosts,
+  streams: indexerOptions.streams,
   group: backfillerOptions.group,
   stream: backfillerOptions.requestStream,
-  output: backfillerOptions.firehoseStream,
   databaseUrl: {
     ...postgresOptions.databaseUrl,
     parse: optional(databaseUrl),
@@ -40,216 +57,293 @@ const settings = {
 
 type Config = ReturnType<typeof readConfig<typeof settings>>
 
-const hostsShown = 20
-const pageEntries = 2_000
-const identity = { timeoutMs: 15_000, maxEntries: 10, ttlMs: 60_000 }
+/** Where Redis gives no lag, entries are counted no further. */
+const countedLag = 100_000
 
 export const register: Register = (program, context) => {
   program
     .command('status')
-    .description('tell how far the backfill has come, or where one repo stands')
+    .description(
+      'tell how everything stands: streams, groups, ledgers, workers, sources, dead letters, backfill; or where one repo does. Exit code 1 when a ledger does not balance, or the Postgres of DATABASE_URL is away',
+    )
     .option('--repo <account>', 'a DID or handle: in the queue, at work, set aside, in Postgres')
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
-      examples(['sluice status', 'sluice status --repo bsky.app', 'sluice status --json']),
+      examples([
+        'sluice status',
+        'sluice status --repo bsky.app',
+        "sluice status --json | jq '.streams[] | select(.lag > 0)'",
+      ]),
     )
     .action(
       act(context, async ({ repo }: Flags) => {
         const config = readConfig(settings, context.env)
-        await using redis = await openRedis(config, context.signal)
-        if (repo === undefined) await showAll(redis, config, context)
-        else await showRepo(redis, repo, config, context)
-        return 0
+        await using redis = await openRedis(config, context)
+        return repo === undefined
+          ? await showAll(redis, config, context)
+          : await showRepo(redis, repo, config, context)
       }),
     )
-}
-
-async function showAll(redis: Redis, config: Config, { out }: Context): Promise<void> {
-  const { stream, group, output } = config
-  const boards = await boardsOf(redis, config)
-  const queues = await Promise.all(
-    [stream, firstStream(stream)].map(async (name) => {
-      const { length, groups } = await readState(redis, name)
-      const state = groups.find((one) => one.name === group)
-      const inHand = state?.pending ?? 0
-      return { stream: name, waiting: state?.lag ?? length - inHand, inHand }
-    }),
-  )
-  const remaining = queues.reduce((sum, { waiting, inHand }) => sum + waiting + inHand, 0)
-  const ledger = await ledgerBalance(redis, stream, group)
-  const perSecond = boards.reduce((sum, { began, tally }) => {
-    const seconds = Math.max(1, (Date.now() - Date.parse(began)) / 1_000)
-    return sum + (tally.done + tally.ended + tally.deadLettered) / seconds
-  }, 0)
-  const { requeued: _, ...ended } = ledger?.refused ?? {}
-  const status = {
-    queues,
-    remaining,
-    done: ledger?.applied ?? 0,
-    ended,
-    deadLettered: ledger?.dead ?? {},
-    deadLetters: await redis.xlen(deadLetterStream(stream)),
-    outputLength: await redis.xlen(output),
-    reposPerSecond: Number(perSecond.toFixed(2)),
-    secondsLeft: perSecond > 0 ? Math.round(remaining / perSecond) : null,
-    backfillers: boards.map(({ consumer, began, tally, repos }) => {
-      return { consumer, began, running: repos.length, ...tally }
-    }),
-    hosts: hostsOf(boards),
-  }
-  out.value(status, () => {
-    const left = status.secondsLeft === null ? 'unknown' : `about ${spoken(status.secondsLeft)}`
-    return [
-      ...queues.map(
-        (queue) => `${queue.stream}: ${queue.waiting} waiting, ${queue.inHand} in hand`,
-      ),
-      `done: ${status.done}; ended: ${total(ended)}; set aside: ${total(status.deadLettered)}`,
-      `rate: ${status.reposPerSecond} repos/s; left: ${left}`,
-      `${output}: ${status.outputLength} entries; dead letters of repos: ${status.deadLetters}`,
-      ...status.backfillers.map(
-        ({ consumer, running, done, records }) =>
-          `${consumer}: ${running} at work; ${done} repos, ${records} records since its start`,
-      ),
-      ...status.hosts.map(
-        ({ host, running, waiting, asked, failed, slow, left_alone_until: until }) =>
-          `  ${host}: ${running} running, ${waiting} waiting, ${asked} asked, ${failed} failed${slow ? ', slow' : ''}${until === undefined ? '' : `, left alone until ${until}`}`,
-      ),
-    ].join('\n')
-  })
-}
-
-/** Of all backfillers together, the busiest first. */
-function hostsOf(boards: readonly ShownBoard[]): ShownHost[] {
-  const sums = new Map<string, ShownHost>()
-  for (const shown of boards.flatMap(({ hosts }) => hosts)) {
-    const sum = sums.get(shown.host)
-    sums.set(shown.host, sum === undefined ? shown : added(sum, shown))
-  }
-  const busy = ({ running, waiting, asked }: ShownHost) => (running + waiting) * 1e9 + asked
-  return [...sums.values()].sort((a, b) => busy(b) - busy(a)).slice(0, hostsShown)
-}
-
-function added(a: ShownHost, b: ShownHost): ShownHost {
-  return {
-    ...a,
-    ...b,
-    running: a.running + b.running,
-    waiting: a.waiting + b.waiting,
-    asked: a.asked + b.asked,
-    failed: a.failed + b.failed,
-    slow: a.slow || b.slow,
-  }
 }
 
 async function showRepo(
   redis: Redis,
   account: string,
   config: Config,
-  { out, signal }: Context,
-): Promise<void> {
+  context: Context,
+): Promise<ExitCode> {
+  const { out, signal } = context
   const did = await didOf(account, config, signal)
-  const running = (await boardsOf(redis, config))
-    .flatMap(({ repos }) => repos)
-    .filter((repo) => repo.did === did)
-  const requests: { stream: string; id: string; request: string }[] = []
-  for (const stream of [config.stream, firstStream(config.stream)]) {
-    for await (const request of requestsFor(redis, stream, did)) {
-      requests.push(request)
-      signal.throwIfAborted()
+  const { databaseUrl: url, schema } = config
+  await using sql =
+    url === null
+      ? null
+      : await openPostgres({ ...config, databaseUrl: url }, context, { name: 'status' })
+  const database = sql === null ? null : { sql, schema }
+  const found = await readRepo(did, { redis, queue: config, database, signal })
+  out.value(found, () => repoText(found))
+  return 0
+}
+
+async function showAll(redis: Redis, config: Config, context: Context): Promise<ExitCode> {
+  const streams = await readStreams(redis, config)
+  const found = {
+    redis: await readMemory(redis),
+    streams,
+    consumers: await readConsumers(redis, streams),
+    sources: await readSources(redis, config),
+    deadLetters: await readLetters(redis, config),
+    gapsOpen: (await readGaps(redis)).filter(({ closed_at }) => closed_at === null).length,
+    resyncs: await countResyncs(redis),
+    unproved: await redis.hlen(unprovedKey),
+    backfill: await readBackfill(redis, config),
+    postgres: await readPostgres(config, context),
+  }
+  context.out.page(found, [...sectionsOf(found), ...backfillSections(found.backfill)])
+  const isOff = streams.some(({ ledger }) => ledger?.balanced === false)
+  return isOff || found.postgres?.away ? 1 : 0
+}
+
+interface ShownStream {
+  stream: string
+  length: number
+  /** Null where nobody reads the stream. */
+  group: string | null
+  /** Whether the stream is kept for this group: only what it has acknowledged is trimmed. */
+  counts: boolean
+  lag: number | null
+  pending: number | null
+  oldestPendingSeconds: number | null
+  ledger: LedgerBalance | null
+}
+
+async function readStreams(redis: Redis, config: Config): Promise<ShownStream[]> {
+  const { streams, stream: requests } = config
+  const named = parseStreamGroups(config.streamGroups)
+  const names = new Set([...streams, streamNames.labels, requests, firstStream(requests)])
+  const shown: ShownStream[] = []
+  for (const stream of names) {
+    const { length, groups } = await readState(redis, stream)
+    const counting = namedGroups(named, stream)
+    const none = { group: null, counts: false, lag: null, pending: null, ledger: null }
+    if (groups.length === 0) shown.push({ stream, length, ...none, oldestPendingSeconds: null })
+    for (const group of groups) {
+      const unread = await unacknowledged(redis, stream, group, countedLag)
+      shown.push({
+        ...{ stream, length, group: group.name, counts: counting.includes(group.name) },
+        lag: unread - group.pending,
+        pending: group.pending,
+        oldestPendingSeconds: ageOf(group),
+        ledger: await ledgerBalance(redis, stream, group.name),
+      })
     }
   }
-  const letters: Record<'id' | 'reason' | 'host' | 'attempts' | 'error', string>[] = []
-  let setAsideAt = 0
-  for await (const { id, reason, host, fields, failedAt } of findLetters(
-    redis,
-    deadLetterStream(config.stream),
-    { did },
-  )) {
-    letters.push({
-      id,
-      reason,
-      host,
-      attempts: fields['attempts'] ?? '',
-      error: fields['error'] ?? '',
-    })
-    setAsideAt = failedAt
+  return shown
+}
+
+/** Since when the oldest pending entry has been in Redis. */
+function ageOf({ oldestPending }: GroupState): number | null {
+  if (oldestPending === null) return null
+  return Math.max(0, Math.round((Date.now() - Number(oldestPending.split('-')[0])) / 1_000))
+}
+
+async function readConsumers(redis: Redis, streams: readonly ShownStream[]) {
+  const shown: {
+    stream: string
+    group: string
+    consumer: string
+    pending: number
+    idleSeconds: number
+  }[] = []
+  for (const { stream, group } of streams) {
+    if (group === null) continue
+    for (const flat of (await redis.xinfo('CONSUMERS', stream, group)) as (string | number)[][]) {
+      const field = (name: string) => flat[flat.indexOf(name) + 1] ?? 0
+      const [consumer, pending] = [String(field('name')), Number(field('pending'))]
+      const idleSeconds = Math.round(Number(field('idle')) / 1_000)
+      shown.push({ stream, group, consumer, pending, idleSeconds })
+    }
   }
-  const stored =
-    config.databaseUrl === null ? null : await storedOf(did, config, config.databaseUrl)
-  const state =
-    running.length > 0
-      ? 'running'
-      : requests.length > 0
-        ? 'waiting'
-        : setAsideAt > Date.parse(stored?.snapshotAt ?? '1970-01-01')
-          ? 'dead-lettered'
-          : stored?.status
-            ? `ended: ${stored.status}`
-            : stored?.snapshotRev
-              ? `done at ${stored.snapshotRev}`
-              : 'unknown'
-  out.value({ did, state, running, requests, letters, stored }, () =>
+  return shown
+}
+
+/** How far each source has been read: of those in the settings, and those that an ingester has read. */
+async function readSources(redis: Redis, { relayHosts, labelerHosts, stream }: Config) {
+  const of = (name: string, hosts: readonly string[]) =>
+    hosts.map((host) => [name, cursorHost(host)] as const)
+  const written = Object.entries(await redis.hgetall(chainKey)).flatMap(([key, text]) => {
+    const [, name = '', host = ''] = /^(.+?):cursor:(.+)$/.exec(key) ?? []
+    return host === '' ? [] : [{ name, host, time: text.split(' ')[1] || null }]
+  })
+  const all = new Map(
     [
-      `${did}: ${state}`,
-      ...running.map((one) => `  at work: ${one.consumer}, at ${one.host}, since ${one.since}`),
-      ...requests.map(({ stream, id, request }) => `  waiting: ${stream} ${id} ${request}`),
-      ...letters.map((one) => `  set aside: ${one.id} ${one.reason} (${one.host}) ${one.error}`),
-      ...(stored === null ? [] : [`  in Postgres: ${JSON.stringify(stored)}`]),
-    ].join('\n'),
+      ...of(streamNames.live, relayHosts),
+      ...of(streamNames.labels, labelerHosts),
+      ...of(stream, relayHosts),
+      ...written.map(({ name, host }) => [name, host] as const),
+    ].map((source) => [source.join(' '), source]),
+  )
+  const shown: { stream: string; host: string; cursor: string | null; eventTime: string | null }[] =
+    []
+  for (const [name, host] of all.values()) {
+    const cursor = await redis.get(cursorKeys(name, host).key)
+    const known = written.find((one) => one.name === name && one.host === host)
+    shown.push({ stream: name, host, cursor, eventTime: known?.time ?? null })
+  }
+  return shown
+}
+
+async function readLetters(redis: Redis, { streams, stream: requests }: Config) {
+  const names = new Set([...streams, streamNames.labels, requests].map(deadLetterStream))
+  return Promise.all(
+    [...names].map(async (stream) => ({ stream, letters: await redis.xlen(stream) })),
   )
 }
 
-async function didOf(account: string, config: Config, signal: AbortSignal): Promise<string> {
-  if (isDid(account)) return account
-  if (!isHandle(account)) throw new UserError(`${account} is neither a DID nor a handle`)
-  using directory = createIdentity({ ...config, ...identity })
-  const did = await directory.resolveHandle(account, { signal })
-  if (did === null) throw new UserError(`${account} leads to no account`)
-  return did
-}
-
-/** Looks through the whole queue: some seconds for a million requests. */
-async function* requestsFor(redis: Redis, stream: string, did: string) {
-  for (let after = '-'; ; ) {
-    const page = await redis.xrange(stream, after, '+', 'COUNT', pageEntries)
-    for (const [id, fields] of page) {
-      const request = fields[fields.indexOf('repo') + 1] ?? ''
-      if (request.includes(`"${did}"`)) yield { stream, id, request }
-    }
-    const end = page.at(-1)
-    if (end === undefined || page.length < pageEntries) return
-    after = `(${end[0]}`
+async function readMemory(redis: Redis) {
+  const text = await redis.info('memory')
+  const field = (name: string) => new RegExp(`^${name}:(.*?)\\r?$`, 'm').exec(text)?.[1] ?? ''
+  const limit = Number(field('maxmemory'))
+  return {
+    usedBytes: Number(field('used_memory')),
+    limitBytes: limit === 0 ? null : limit,
+    policy: field('maxmemory_policy'),
   }
 }
 
-interface Stored {
-  rev: string | null
-  snapshotRev: string | null
-  snapshotAt: string | null
-  status: string | null
-  statusAt: string | null
+interface ShownPosition extends Row {
+  stream: string
+  host: string
+  group: string
+  seq: string
+  updatedAt: string
 }
 
-async function storedOf(did: string, config: Config, url: string): Promise<Stored | null> {
-  await using sql = connectPostgres({
-    databaseUrl: url,
-    poolSize: 1,
-    log: createLog('sluice', config.logLevel, process.stderr),
-    applicationName: 'sluice-status',
-  })
-  const [row] = await sql<Stored[]>`
-    select rev, "snapshotRev", "snapshotAt", status, "statusAt"
-    from ${sql(config.schema)}.repo_sync where did = ${did}`
-  return row === undefined ? null : { ...row }
+interface ShownPostgres {
+  /** Why nothing is known; null when it could be asked. */
+  away: string | null
+  positions: readonly ShownPosition[]
+  /** Accounts said to be deleted that are not gone yet. */
+  purges: number
+  /** What batches left to be looked at again: threads, handles, repos to ask for. */
+  leftovers: number
 }
 
-async function boardsOf(redis: Redis, { stream, group }: Config): Promise<ShownBoard[]> {
-  return readBoards(redis, stream, await consumersOf(redis, stream, group))
+/** It may be away: that is when one looks. Null where no settings name it. */
+async function readPostgres(config: Config, context: Context): Promise<ShownPostgres | null> {
+  const { databaseUrl: url, schema } = config
+  if (url === null) return null
+  try {
+    await using sql = await openPostgres({ ...config, databaseUrl: url }, context, {
+      name: 'status',
+    })
+    return { away: null, ...(await readTables(sql, schema)) }
+  } catch (error) {
+    return { away: errorText(error), positions: [], purges: 0, leftovers: 0 }
+  }
 }
 
-function total(counts: Readonly<Record<string, number>>): string {
-  const sum = Object.values(counts).reduce((all, count) => all + count, 0)
-  const parts = Object.entries(counts).map(([name, count]) => `${name} ${count}`)
-  return parts.length === 0 ? '0' : `${sum} (${parts.join(', ')})`
+async function readTables(sql: Sql, schema: string) {
+  const positions = await sql<ShownPosition[]>`
+    select stream, host, "group", seq::text as seq, "updatedAt" from ${sql(schema)}.position
+    order by stream, host, "group"`
+  const [counts] = await sql<{ purges: number; leftovers: number }[]>`
+    select (select count(*) from ${sql(schema)}.account_purge) as purges,
+      (select count(*) from ${sql(schema)}.reconcile) as leftovers`
+  return {
+    positions: [...positions],
+    purges: counts?.purges ?? 0,
+    leftovers: counts?.leftovers ?? 0,
+  }
+}
+
+interface Found {
+  redis: Awaited<ReturnType<typeof readMemory>>
+  streams: readonly ShownStream[]
+  consumers: Awaited<ReturnType<typeof readConsumers>>
+  sources: Awaited<ReturnType<typeof readSources>>
+  deadLetters: Awaited<ReturnType<typeof readLetters>>
+  gapsOpen: number
+  resyncs: number
+  unproved: number
+  postgres: ShownPostgres | null
+}
+
+/** The same for people. */
+function sectionsOf(found: Found): Section[] {
+  const { redis, gapsOpen, resyncs, unproved, postgres } = found
+  const megabytes = (bytes: number) => Math.round(bytes / 1e6)
+  const limit = redis.limitBytes === null ? null : megabytes(redis.limitBytes)
+  return [
+    {
+      title: 'redis',
+      rows: [
+        {
+          ...{ used_mb: megabytes(redis.usedBytes), limit_mb: limit, policy: redis.policy },
+          ...{ gaps_open: gapsOpen, resyncs, unproved },
+        },
+      ],
+      none: '',
+    },
+    {
+      title: 'streams',
+      rows: found.streams.map(({ ledger, oldestPendingSeconds: oldest, ...rest }) => ({
+        ...{ stream: rest.stream, length: rest.length, group: rest.group, counts: rest.counts },
+        ...{ lag: rest.lag, pending: rest.pending },
+        oldest: oldest === null ? null : spoken(oldest),
+        ...{ applied: ledger?.applied ?? null, stale: ledger?.stale ?? null },
+        ...{ refused: sum(ledger?.refused), dead: sum(ledger?.dead), off: ledger?.off ?? null },
+      })),
+      none: '',
+    },
+    {
+      title: 'workers',
+      rows: found.consumers.map(({ idleSeconds, ...rest }) => ({
+        ...rest,
+        idle: spoken(idleSeconds),
+      })),
+      none: 'nobody has read a stream',
+    },
+    {
+      title: 'sources',
+      rows: found.sources.map(({ eventTime, ...rest }) => ({ ...rest, event_time: eventTime })),
+      none: 'none is named in the settings',
+    },
+    { title: 'dead letters', rows: found.deadLetters, none: '' },
+    {
+      title: 'postgres',
+      rows:
+        postgres === null
+          ? []
+          : [{ away: postgres.away, purges: postgres.purges, leftovers: postgres.leftovers }],
+      none: 'DATABASE_URL is not set',
+    },
+    { title: 'positions', rows: postgres?.positions ?? [], none: 'none is stored' },
+  ]
+}
+
+function sum(counts: Readonly<Record<string, number>> | undefined): number | null {
+  if (counts === undefined) return null
+  return Object.values(counts).reduce((all, count) => all + count, 0)
 }

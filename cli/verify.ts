@@ -11,15 +11,15 @@ import { options as indexerOptions } from '../indexer/options.ts'
 import { networkOptions, type Options, readConfig, workerOptions } from '../shared/config.ts'
 import type { BackfillRequest } from '../shared/events.ts'
 import { createIdentity } from '../shared/identity.ts'
-import { createLog } from '../shared/log.ts'
 import { createHealth, createRegistry, serveMetrics, version } from '../shared/metrics.ts'
-import { connectPostgres, postgresOptions, type Sql } from '../shared/postgres.ts'
+import { postgresOptions, type Sql } from '../shared/postgres.ts'
 import { isDid } from '../shared/repo/syntax.ts'
 import { sleep } from '../shared/retry.ts'
 import { scopeOf } from '../shared/scope.ts'
 import { requestRepos } from '../shared/streams/requests.ts'
 import { act, type Context, type ExitCode, examples, type Register, UserError } from './command.ts'
 import { type CompareOptions, type Comparison, compare } from './compare.ts'
+import { openPostgres } from './postgres.ts'
 import { openRedis, redisSettings } from './redis.ts'
 
 interface Flags {
@@ -79,13 +79,7 @@ export const register: Register = (program, context) => {
         const wrong = dids.find((did) => !isDid(did))
         if (wrong !== undefined) throw new UserError(`${wrong} is no DID`)
         const config = readConfig(settings, context.env)
-        await using sql = connectPostgres({
-          databaseUrl: config.databaseUrl,
-          poolSize: 1,
-          log: createLog('sluice', config.logLevel, process.stderr),
-          applicationName: 'sluice-verify',
-        })
-        const { signal } = context
+        await using sql = await openPostgres(config, context, { name: 'verify' })
         using identity = createIdentity({ ...config, ...identitySettings })
         using fetcher = createFetcher({
           timeoutMs: config.httpTimeoutSecs * 1_000,
@@ -101,7 +95,7 @@ export const register: Register = (program, context) => {
           inScope: scopeOf(config.collections.length > 0 ? config.collections : names),
           patienceMs: flags.patience * 1_000,
         }
-        const fix = flags.fix === true ? (did: string) => askAgain(did, config, signal) : null
+        const fix = flags.fix === true ? (did: string) => askAgain(did, config, context) : null
         if (flags.watch === true) return await watch(options, config, { ...flags, fix }, context)
         const list = flags.sample === undefined ? dids : await sampleOf(sql, config, flags.sample)
         return await verifyAll(list, options, fix, context)
@@ -113,14 +107,15 @@ const identitySettings = { timeoutMs: 15_000, maxEntries: identityEntries, ttlMs
 
 function seconds(text: string): number {
   const number = Number(text)
-  if (!(number >= 0)) throw new InvalidArgumentError('a number of seconds')
+  if (!(number >= 0)) throw new InvalidArgumentError('It must be a number of seconds.')
   return number
 }
 
 /** A share of all, from a percentage. */
 function share(text: string): number {
   const number = Number(/^([\d.]+)%$/.exec(text)?.[1])
-  if (!(number > 0 && number <= 100)) throw new InvalidArgumentError('a percentage, as 0.01%')
+  if (!(number > 0 && number <= 100))
+    throw new InvalidArgumentError('It must be a percentage, as 0.01%.')
   return number / 100
 }
 
@@ -153,8 +148,8 @@ function linesOf({ did, state, reason, rev, records, ...found }: Comparison): st
   return [head, ...parts].join('\n')
 }
 
-async function askAgain(did: string, config: Config, signal: AbortSignal): Promise<void> {
-  await using redis = await openRedis(config, signal)
+async function askAgain(did: string, config: Config, context: Context): Promise<void> {
+  await using redis = await openRedis(config, context)
   const request: BackfillRequest = { did, reason: 'resync' }
   await requestRepos(redis, [request])
 }
