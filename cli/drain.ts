@@ -26,7 +26,7 @@ const activeMs = 60_000
 export async function drain(context: Context): Promise<ExitCode> {
   const { env, out, signal } = context
   const config = readConfig(settings, env)
-  await using redis = await openRedis(config, signal)
+  await using redis = await openRedis(config, context)
   const places = [
     ...config.streams.map((stream) => ({ stream, group: config.group })),
     { stream: streams.labels, group: config.labelGroup },

@@ -23,9 +23,9 @@ export async function forgetGroup(
   name: string,
   only: string | undefined,
 ): Promise<ExitCode> {
-  const { env, out, signal } = context
+  const { env, out } = context
   const config = readConfig(settings, env)
-  await using redis = await openRedis(config, signal)
+  await using redis = await openRedis(config, context)
   const named = parseStreamGroups(config.streamGroups)
   const own: Readonly<Record<string, string>> = {
     [streams.live]: config.group,

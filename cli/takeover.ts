@@ -8,8 +8,7 @@ import { obstacles } from '../migrations/adopt.ts'
 import { columnsOf, relationsOf, uniqueKeysOf } from '../migrations/catalogue.ts'
 import { appviewVersion } from '../migrations/ours.ts'
 import { type Options, optional, readConfig, redisOptions, text } from '../shared/config.ts'
-import { createLog } from '../shared/log.ts'
-import { connectPostgres, postgresOptions, type Sql } from '../shared/postgres.ts'
+import { postgresOptions, type Sql } from '../shared/postgres.ts'
 import { readGaps } from '../shared/streams/gaps.ts'
 import { countOthers } from '../shared/streams/ledger.ts'
 import {
@@ -36,6 +35,7 @@ import {
   surveyStream,
 } from '../shared/streams/survey.ts'
 import type { Context, ExitCode } from './command.ts'
+import { openPostgres } from './postgres.ts'
 import { openRedis, redisSettings } from './redis.ts'
 
 /**
@@ -70,15 +70,10 @@ const statementTimeoutMs = 120_000
 
 /** Looks at everything, and sets right what only a takeover leaves: revs of others' rows, ledgers. */
 export async function takeOver(context: Context): Promise<ExitCode> {
-  const { env, out, signal } = context
+  const { env, out } = context
   const config = readConfig(settings, env)
-  await using redis = await openRedis(config, signal)
-  await using sql = connectPostgres({
-    databaseUrl: config.databaseUrl,
-    poolSize: 2,
-    log: createLog('doctor', config.logLevel, process.stderr),
-    applicationName: 'sluice-doctor',
-  })
+  await using redis = await openRedis(config, context)
+  await using sql = await openPostgres(config, context, { name: 'doctor', poolSize: 2 })
   const surveyed: SurveyedStream[] = []
   const findings = [...(await lookAtRedis(redis, config)), ...(await lookAtNames(redis, config))]
   for (const { stream, group } of placesOf(config)) {
