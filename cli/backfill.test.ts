@@ -1,4 +1,4 @@
-/** `sluice backfill` and `sluice status`, as processes, with a backfiller at work. */
+/** `sluice backfill` and `sluice status`, with a backfiller at work. */
 
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'

@@ -1,4 +1,4 @@
-/** `sluice collections`, as a process. */
+/** `sluice collections`. */
 import { expect, test } from 'vitest'
 import { collections } from '../indexer/collections/index.ts'
 import { sluice } from './testing.ts'
@@ -11,7 +11,7 @@ test('every collection is listed with its tables, counters and notifications', a
   expect(rows).toContainEqual({
     collection: 'app.bsky.feed.like',
     tables: 'like',
-    unique: 'creator, subject',
+    unique: 'subject, creator',
     counts: 'post_agg.likeCount',
     notifications: 'like, like-via-repost',
     rkey: 'any',

@@ -1,4 +1,4 @@
-/** `sluice dlq`, as a process on a real Redis; the letters are those that workers write. */
+/** `sluice dlq` on a real Redis; the letters are those that workers write. */
 import { expect, test } from 'vitest'
 import { testRedis } from '../test/servers/redis.ts'
 import { sluice } from './testing.ts'

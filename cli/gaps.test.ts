@@ -1,20 +1,9 @@
-/** `sluice gaps` and `sluice resume`, as processes. */
-import { execFile } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+/** `sluice gaps` and `sluice resume`. */
 import { expect, test } from 'vitest'
 import { openGap } from '../shared/streams/gaps.ts'
 import { testDatabase } from '../test/servers/postgres.ts'
 import { testRedis } from '../test/servers/redis.ts'
-
-const main = fileURLToPath(new URL('./main.ts', import.meta.url))
-
-function sluice(args: readonly string[], env: Record<string, string>) {
-  return new Promise<{ code: number; out: string; err: string }>((resolve) => {
-    execFile(process.execPath, [main, ...args], { env }, (error, out, err) => {
-      resolve({ code: error === null ? 0 : Number(error.code), out, err })
-    })
-  })
-}
+import { sluice } from './testing.ts'
 
 const gap = { host: 'relay', stream: 'firehose_live', from: '7', to: '9', since: null } as const
 

@@ -1,4 +1,4 @@
-/** `sluice identities warm`, as a process, on a simulated directory. */
+/** `sluice identities warm`, on a simulated directory. */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { expect, test } from 'vitest'

@@ -6,7 +6,8 @@ import { type TestDatabase, testDatabase } from '../test/servers/postgres.ts'
 import { ownRedis, type TestRedis, testRedis } from '../test/servers/redis.ts'
 import type { Context } from './command.ts'
 import { createOutput } from './output.ts'
-import { commands, run } from './sluice.ts'
+import { commands } from './sluice.ts'
+import { type Run, sluice as runSluice } from './testing.ts'
 
 /** A command line without its name: `dlq list`. */
 type Leaf = string
@@ -49,24 +50,13 @@ afterAll(async () => {
   await database[Symbol.asyncDispose]()
 })
 
-interface Ran {
-  code: number
-  out: string
-  err: string
-}
-
-/** Runs a line here, with servers that are there or with none. */
-async function sluice(line: string, more: Record<string, string | undefined>): Promise<Ran> {
-  const written = { out: '', err: '' }
-  const sink = (name: 'out' | 'err') => ({
-    write: (text: string) => {
-      written[name] += text
-    },
-  })
+/** Runs a line with servers that are there or with none. */
+function sluice(line: string, more: Record<string, string | undefined>): Promise<Run> {
   const env = { PLC_URL: nowhere, INGESTER_RELAY_HOSTS: nowhere, ...names, ...more }
-  const args = line.split(' ').filter((word) => word !== '')
-  const code = await run(args, { env, out: sink('out'), err: sink('err'), signal: never })
-  return { code, ...written }
+  return runSluice(
+    line.split(' ').filter((word) => word !== ''),
+    env,
+  )
 }
 
 const names = { INDEXER_CONSUMER: 'one', BACKFILLER_CONSUMER: 'one' }

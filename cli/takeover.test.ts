@@ -1,4 +1,4 @@
-/** `sluice doctor --takeover`, `--drain`, `--forget-group`, as processes, where older workers were. */
+/** `sluice doctor --takeover`, `--drain`, `--forget-group`, where older workers were. */
 import { readFile } from 'node:fs/promises'
 import type { Redis } from 'ioredis'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'

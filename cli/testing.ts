@@ -1,8 +1,5 @@
-/** The `sluice` command as a process, for tests. */
-import { execFile } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
-
-const main = fileURLToPath(new URL('./main.ts', import.meta.url))
+/** The `sluice` command, for tests. */
+import { run } from './sluice.ts'
 
 export interface Run {
   code: number
@@ -10,11 +7,18 @@ export interface Run {
   err: string
 }
 
-/** Runs one command line in this environment alone. */
-export function sluice(args: readonly string[], env: Record<string, string>): Promise<Run> {
-  return new Promise((resolve) => {
-    execFile(process.execPath, [main, ...args], { env }, (error, out, err) => {
-      resolve({ code: error === null ? 0 : Number(error.code), out, err })
-    })
+/** Runs one command line in this process and this environment alone: a process each takes seconds. */
+export async function sluice(
+  args: readonly string[],
+  env: Record<string, string | undefined>,
+  signal = new AbortController().signal,
+): Promise<Run> {
+  const written = { out: '', err: '' }
+  const sink = (name: 'out' | 'err') => ({
+    write: (text: string) => {
+      written[name] += text
+    },
   })
+  const code = await run(args, { env, out: sink('out'), err: sink('err'), signal })
+  return { code, ...written }
 }

@@ -144,11 +144,15 @@ test('the loop beside the batches outlasts a Redis that is away', async () => {
     },
   })
   const stop = new AbortController()
-  const away = server.redis.duplicate({ enableOfflineQueue: false, lazyConnect: true })
+  const away = server.redis.duplicate({
+    ...{ enableOfflineQueue: false, maxRetriesPerRequest: 0 },
+    ...{ port: 1, retryStrategy: () => 10 },
+  })
+  away.on('error', () => {})
   const running = keepForgettingLetters(options({ redis: away, sql, everyMs: 10 }), stop.signal)
   await expect.poll(() => reads).toBeGreaterThan(1)
   expect(await wishes()).toEqual([gone])
-  await away.connect()
+  Object.assign(away.options, { port: server.redis.options.port })
   await expect.poll(wishes).toEqual([])
   expect(await lengths()).toEqual([0, 0, 0, 0])
   stop.abort()

@@ -1,7 +1,10 @@
 /** `npm run audit`, at a registry on loopback. */
 import { execFile } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { env } from './env.ts'
@@ -29,7 +32,9 @@ async function audit(status: number, answer: object) {
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const npm_config_registry = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`
   const script = fileURLToPath(new URL('./audit.ts', import.meta.url))
-  const own = { ...env, npm_config_registry, npm_config_fetch_retries: '0' }
+  // npm remembers what it was told of a fault.
+  const npm_config_cache = await mkdtemp(join(tmpdir(), 'sluice-npm-'))
+  const own = { ...env, npm_config_registry, npm_config_cache, npm_config_fetch_retries: '0' }
   try {
     return await new Promise<{ code: number; out: string; err: string; asked: number }>((resolve) =>
       execFile(process.execPath, [script], { env: own }, (error, out, err) =>
@@ -39,6 +44,7 @@ async function audit(status: number, answer: object) {
   } finally {
     server.closeAllConnections()
     server.close()
+    await rm(npm_config_cache, { recursive: true })
   }
 }
 
