@@ -226,6 +226,7 @@ async function startIndexers(servers: Servers, many: number): Promise<ChildProce
         ENABLE_DID_RESOLUTION: 'false',
         METRICS_PORT: '0',
         LOG_LEVEL: 'warn',
+        NODE_OPTIONS: environment['NODE_OPTIONS'] ?? '',
       },
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     }),

@@ -131,6 +131,16 @@ describe('a batch', () => {
     expect(await rows('select "indexedAt" from post')).toEqual([{ indexedAt: post.time }])
   })
 
+  test('takes the place of rows that another worker left without their records', async () => {
+    const post = aPost({ by: alice, rev: 1 }, { text: 'ours' })
+    await indexer.apply([post])
+    const expected = await dump(indexer.sql)
+    await indexer.sql.unsafe('truncate record, actor, actor_sync, repo_sync')
+    await indexer.sql.unsafe(`update post set text = 'theirs'`)
+    await indexer.apply([post])
+    expect(await dump(indexer.sql)).toEqual(expected)
+  })
+
   test('a collection that is not indexed is refused by that name', async () => {
     const other = aRecord('com.example.thing', {}, { by: alice, rev: 1 })
     expect(await outcomes(other)).toEqual(['refused:collection'])

@@ -31,7 +31,7 @@ import { type Key, Keys, putKeys } from './rules/keys.ts'
 import { type RulePoint, reconcile } from './rules/reconcile.ts'
 import { missingFrom, type Noted, noteSnapshot } from './snapshot.ts'
 import { partsOf } from './uri.ts'
-import { deleteRows, insertRows, relation } from './write.ts'
+import { deleteRows, insertRows, isTaken, relation } from './write.ts'
 
 /** Where a test may hold a transaction. */
 export type Point = 'begun' | 'locked' | 'decided' | 'written' | 'counted' | RulePoint
@@ -83,18 +83,20 @@ export function createApply(options: ApplyOptions): Apply {
     const changes = events.map((event) =>
       isRecordEvent(event) && scope(event.collection) ? deriver.change(event) : null,
     )
-    const applied = await inTransaction(
-      sql,
-      { schema, statementTimeoutMs },
-      async (transaction) => {
+    const run = (isCareful: boolean) =>
+      inTransaction(sql, { schema, statementTimeoutMs, keyed: true }, async (transaction) => {
         await probe('begun')
-        const batch = new Batch(transaction, options, probe)
+        const batch = new Batch(transaction, options, probe, isCareful)
         const result = await batch.run(events, changes)
         await addCounts(transaction, batch.deltas, counters)
         await probe('counted')
         return result
-      },
-    )
+      })
+    // Another worker has left rows where none of ours can be, or writes them now.
+    const applied = await run(false).catch((error) => {
+      if (isTaken(error)) return run(true)
+      throw error
+    })
     const left = await reconcile({ sql, schema, statementTimeoutMs, probe }, applied.left)
     return { ...applied, left }
   }
@@ -120,7 +122,7 @@ export async function removeRecords(
   options: ApplyOptions,
   uris: readonly string[],
 ): Promise<void> {
-  const batch = new Batch(sql, options, async () => {})
+  const batch = new Batch(sql, options, async () => {}, true)
   await batch.forget(uris)
   await batch.follow()
   await addCounts(sql, batch.deltas, countersOf(options.collections))
@@ -135,7 +137,7 @@ export async function rewriteRecords(
   options: ApplyOptions,
   changes: readonly Change[],
 ): Promise<readonly Key[]> {
-  const batch = new Batch(sql, options, async () => {})
+  const batch = new Batch(sql, options, async () => {}, true)
   await batch.rewrite(changes)
   const left = await batch.follow()
   await addCounts(sql, batch.deltas, countersOf(options.collections))
@@ -150,12 +152,20 @@ class Batch {
   readonly #sql: Transaction
   readonly #options: ApplyOptions
   readonly #probe: (point: Point) => Promise<void>
+  /** Whether rows may be there of records that are not. */
+  readonly #isCareful: boolean
   #rowsWritten = 0
 
-  constructor(sql: Transaction, options: ApplyOptions, probe: (point: Point) => Promise<void>) {
+  constructor(
+    sql: Transaction,
+    options: ApplyOptions,
+    probe: (point: Point) => Promise<void>,
+    isCareful: boolean,
+  ) {
     this.#sql = sql
     this.#options = options
     this.#probe = probe
+    this.#isCareful = isCareful
   }
 
   async run(events: readonly Event[], changes: readonly (Change | null)[]): Promise<Applied> {
@@ -243,29 +253,38 @@ class Batch {
     const gone = removed.filter(({ uri }) => known.has(uri))
     const came = written.filter(hasCome)
     const uris = gone.map(({ uri }) => uri)
+    const fresh = came.filter(({ uri }) => !known.has(uri))
+    const changed = came.filter(({ uri }) => known.has(uri))
     await together([
       deleteRows(sql, 'record', 'uri', uris, []),
-      insertRows(sql, {
-        table: 'record',
-        rows: came.map(({ uri, cid, did, came: { json }, indexedAt, rev }) => {
-          return { uri, cid, did, json, indexedAt, rev }
-        }),
-        returning: [],
-        onConflict: `(uri) do update set cid = excluded.cid, json = excluded.json,
-          "indexedAt" = excluded."indexedAt", rev = excluded.rev`,
-      }),
+      this.#putRecords(fresh, this.#isCareful ? upsert : null),
+      this.#putRecords(changed, upsert),
     ])
     this.#rowsWritten += gone.length + came.length
-    const going = [...gone, ...came.filter(({ uri }) => known.has(uri))]
+    const going = [...gone, ...changed]
     const isQuiet = (change: Change) => change.isBackfilled && !this.#options.notifyBackfilled
     const quiet = [...removed, ...written].filter(isQuiet).map(({ uri }) => uri)
     await this.#changeRows(going, came, new Set(quiet))
   }
 
+  async #putRecords(changes: readonly CameChange[], onConflict: string | null): Promise<void> {
+    await insertRows(this.#sql, {
+      table: 'record',
+      rows: changes.map(({ uri, cid, did, came: { json }, indexedAt, rev }) => {
+        return { uri, cid, did, json, indexedAt, rev }
+      }),
+      returning: [],
+      onConflict,
+    })
+  }
+
   /** Writes what follows from the rows that came and went, and returns the keys left to the rules. */
   async follow(): Promise<readonly Key[]> {
     const left = this.#touched.all()
-    await together([this.#notifications.write(this.#sql), putKeys(this.#sql, left)])
+    await together([
+      this.#notifications.write(this.#sql, this.#isCareful),
+      putKeys(this.#sql, left),
+    ])
     return left
   }
 
@@ -281,6 +300,7 @@ class Batch {
       deriver: this.#options.deriver,
       notifications: this.#notifications,
       touched: this.#touched,
+      isCareful: this.#isCareful,
     }
     const changes = this.#options.collections.map((collection): CollectionChange => {
       return {
@@ -356,6 +376,9 @@ class Batch {
     await this.#changeRows(going, [], new Set(this.#options.notifyBackfilled ? [] : uris))
   }
 }
+
+const upsert = `(uri) do update set cid = excluded.cid, json = excluded.json,
+  "indexedAt" = excluded."indexedAt", rev = excluded.rev`
 
 type CameChange = Change & { cid: string; came: NonNullable<Change['came']> }
 

@@ -7,7 +7,7 @@ import { retryTransient, sleep } from '../shared/retry.ts'
 import type { HostedEvent } from './accounts.ts'
 import { compareText } from './fold.ts'
 import { isGone } from './repos.ts'
-import { relation } from './write.ts'
+import { isTaken, relation } from './write.ts'
 
 const dayMs = 24 * 3_600_000
 const hourMs = 3_600_000
@@ -74,7 +74,6 @@ const maxQueued = 10_000
 const sweepPage = 500
 const restMs = 300_000
 const maxResting = 10_000
-const uniqueViolation = '23505'
 
 /**
  * Resolves the handles of the accounts in `reconcile`. First those that the batches of this process
@@ -175,8 +174,7 @@ async function look(
       return claim.handle === null ? 'invalid' : 'valid'
     } catch (error) {
       // Two accounts claimed one handle at once: the later one takes it from the earlier.
-      const isTaken = error instanceof Error && 'code' in error && error.code === uniqueViolation
-      if (!isTaken || attempt === 3) throw error
+      if (!isTaken(error) || attempt === 3) throw error
     }
   }
 }

@@ -1,6 +1,5 @@
 /** The indexer: applies the event streams and the labels to Postgres. */
 import type { Redis } from 'ioredis'
-import pLimit from 'p-limit'
 import { crashPoint } from '../shared/crash-point.ts'
 import { decodeEvent, decodeLabels, type Event } from '../shared/events.ts'
 import { createIdentity } from '../shared/identity.ts'
@@ -41,8 +40,10 @@ import { keepTombstonesYoung } from './tombstones.ts'
 type Config = Worker<typeof options>['config']
 
 const statementTimeoutMs = 30_000
-/** More transactions at once gain nothing: Postgres is the bottleneck. */
+/** More transactions of one stream at once gain nothing: Postgres is the bottleneck. */
 const maxTransactions = 3
+/** Whatever the settings say, so that a pooler in front of many indexers is not exhausted. */
+const mostConnections = 12
 /** For what goes on beside the batches: handles, positions. */
 const otherConnections = 4
 const poolWarning = 40
@@ -99,7 +100,6 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
     probe: async (point) => crashPoint(`indexer.${point}`),
   })
   const telling = { metrics, log, known: new Set(names), sample: createSample() }
-  const slots = pLimit(transactions)
   const shared = { redis, name: config.consumer, streamGroups, log, metrics: perStream }
   const common = { ...shared, batchSize, deadLetterMaxLength: config.dlqMaxLength }
 
@@ -146,17 +146,16 @@ export async function runIndexer(worker: Worker<typeof options>): Promise<void> 
         decode: decodeEvent,
         lane: ({ did }) => did,
         barrier: (event) => event.type === 'repo' && event.complete !== undefined,
-        apply: (entries) =>
-          slots(async () => {
-            const applied = await timed(metrics, () => apply(entries.map(({ event }) => event)))
-            crashPoint('indexer.committed')
-            const events = entries.map(({ event }) => event)
-            await settleSnapshots(redis, events, applied.outcomes, signal)
-            tally(telling, entries, applied)
-            handles.want(applied.handlesWanted)
-            leftovers.take(applied.left)
-            return applied.outcomes
-          }),
+        apply: async (entries) => {
+          const events = entries.map(({ event }) => event)
+          const applied = await timed(metrics, () => apply(events))
+          crashPoint('indexer.committed')
+          await settleSnapshots(redis, events, applied.outcomes, signal)
+          tally(telling, entries, applied)
+          handles.want(applied.handlesWanted)
+          leftovers.take(applied.left)
+          return applied.outcomes
+        },
         signal,
         health: part,
       })
@@ -237,11 +236,15 @@ export function flightOf(config: Pick<Config, 'batchSize' | 'concurrency'>): {
   return { batchSize: Math.min(batchSize, Math.floor(concurrency / transactions)), transactions }
 }
 
-/** Connections to Postgres: one for each batch in flight, and what goes on beside them. */
+/**
+ * Connections to Postgres: one for each batch in flight, and what goes on beside them. Each stream has its own, so that
+ * a long backfill leaves the live network its turn.
+ */
 export function connectionsOf(
-  config: Pick<Config, 'batchSize' | 'concurrency' | 'poolMaxSize'>,
+  config: Pick<Config, 'batchSize' | 'concurrency' | 'poolMaxSize' | 'streams'>,
 ): number {
-  return Math.min(config.poolMaxSize, flightOf(config).transactions + otherConnections)
+  const inFlight = flightOf(config).transactions * config.streams.length
+  return Math.min(config.poolMaxSize, mostConnections, inFlight + otherConnections)
 }
 
 /** Waits while Postgres is away; throws when it is there and not a database for us. */

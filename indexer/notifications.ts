@@ -80,7 +80,7 @@ export class Notifications {
   }
 
   /** What is asked for again is not told anew. */
-  async write(sql: Transaction): Promise<void> {
+  async write(sql: Transaction, isCareful: boolean): Promise<void> {
     const wanted = [...this.#wanted.values()].flat()
     if (this.#forgotten.size > 0) {
       const again = wanted.filter(({ recordUri }) => this.#forgotten.has(recordUri))
@@ -101,7 +101,7 @@ export class Notifications {
         )
       }
     }
-    await insertNotifications(sql, wanted)
+    await insertNotifications(sql, wanted, isCareful)
   }
 }
 
@@ -118,6 +118,7 @@ const told = `(select did, reason from notification where "recordUri" = r."recor
 export async function insertNotifications(
   sql: Transaction,
   notifications: readonly Notification[],
+  isCareful = true,
 ): Promise<void> {
   if (notifications.length === 0) return
   await sql.unsafe(
@@ -127,7 +128,7 @@ export async function insertNotifications(
      and not exists (
        select from post p join thread_mute m on m."rootUri" = coalesce(p."replyRoot", p.uri)
        where p.uri = r."reasonSubject" and m."mutedByDid" = r.did)
-     on conflict do nothing`,
+     ${isCareful ? 'on conflict do nothing' : ''}`,
     [JSON.stringify(notifications)],
   )
 }

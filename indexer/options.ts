@@ -69,7 +69,7 @@ export const options = {
     env: 'INDEXER_CONCURRENCY',
     parse: count,
     default: '2000',
-    doc: 'Events that may be in transactions at once: three transactions at most, each of a batch.',
+    doc: 'Events of one stream that may be in transactions at once: three transactions at most, each of a batch.',
   },
   batchSize: {
     env: 'INDEXER_BATCH_SIZE',

@@ -137,9 +137,12 @@ test('the last account event is the latest by time, then by seq', () => {
 })
 
 test('an indexer has at most 12 connections to Postgres, whatever its settings', () => {
-  for (const concurrency of [1, 100, 2_000, 100_000])
-    expect(connectionsOf({ batchSize: 500, concurrency, poolMaxSize: 40 })).toBeLessThanOrEqual(12)
-  expect(connectionsOf({ batchSize: 500, concurrency: 100, poolMaxSize: 3 })).toBe(3)
+  const settings = { batchSize: 500, concurrency: 2_000, poolMaxSize: 40, streams: ['a', 'b'] }
+  expect(connectionsOf(settings)).toBe(10)
+  for (const concurrency of [1, 100, 100_000])
+    expect(connectionsOf({ ...settings, concurrency })).toBeLessThanOrEqual(12)
+  expect(connectionsOf({ ...settings, streams: ['a', 'b', 'c', 'd'] })).toBe(12)
+  expect(connectionsOf({ ...settings, poolMaxSize: 3 })).toBe(3)
 })
 
 test('the snapshot that counts for a collection is the newest that covers it', () => {

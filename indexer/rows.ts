@@ -43,6 +43,8 @@ export interface Context {
   notifications: Notifications
   /** What the rules have to look at. */
   touched: Keys
+  /** Whether rows may be there of records that are not. Where that shows otherwise, Postgres refuses the batch. */
+  isCareful: boolean
 }
 
 /** What the rows of one change are written with. */
@@ -128,11 +130,12 @@ async function insertUnique(work: Work, claims: readonly Claim[]): Promise<Dupli
 /** Inserts the rows whose keys are free, with their children, and returns the other claims. */
 async function insertFree(work: Work, claims: readonly Claim[]): Promise<Claim[]> {
   if (claims.length === 0) return []
-  const { sql, deltas, rows } = work
+  const { sql, deltas, rows, isCareful } = work
   const inserted = await insertRows(sql, {
     table: rows.table,
     rows: claims.map(({ came }) => came.row),
     ...(rows.json === undefined ? {} : { json: rows.json }),
+    ...(isCareful || rows.unique !== undefined ? {} : { onConflict: null }),
   })
   const uris = new Set(inserted.map((row) => row['uri']))
   const entered = claims.filter(({ subject }) => uris.has(subject.uri))
@@ -150,7 +153,7 @@ async function insertFree(work: Work, claims: readonly Claim[]): Promise<Claim[]
 }
 
 async function insertChildren(
-  { sql, deltas }: Work,
+  { sql, deltas, isCareful }: Work,
   child: Child<never>,
   entered: readonly Claim[],
 ): Promise<void> {
@@ -161,6 +164,7 @@ async function insertChildren(
       ({ came }) => came.children.find((entry) => entry.child === child)?.rows ?? [],
     ),
     returning: counts?.map(({ key }) => key) ?? [],
+    ...(isCareful ? {} : { onConflict: null }),
     ...(softDelete === undefined ? {} : { onConflict: reviving(softDelete) }),
   })
   deltas.add(counts, returned, 1)

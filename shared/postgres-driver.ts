@@ -16,7 +16,7 @@ const textArray = 1009
  * 3. it writes to a socket that is no more, from a timer: nobody can catch that, the process ends.
  * Mended, whoever waits hears that the connection is closed.
  *
- * What it does with a statement that is not kept on the server: it asks for the types of the parameters first, waits
+ * Kept on the server is a statement that asks for it, and no other. What the library does with one that is not: it asks for the types of the parameters first, waits
  * for the answer, and sends no other statement meanwhile. Only what is to be written as JSON needs that answer; text is
  * sent as it is, and an array of texts is one.
  */
@@ -26,6 +26,7 @@ const repairs: readonly (readonly [found: string, mended: string])[] = [
     'clearImmediate(nextWriteTimer)\n    chunk = nextWriteTimer = null\n    socket.removeListener',
   ],
   ['!hadError && (query || sent.length) && error(', 'if (query || sent.length) error('],
+  ["('prepare' in q.options ? q.options.prepare : true)", 'q.options.prepare === true'],
   [
     'q.describeFirst = q.onlyDescribe || (parameters.length && !q.prepared)',
     `parameters.forEach((x, i) => {

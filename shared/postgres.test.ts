@@ -158,6 +158,20 @@ test('a statement takes one round trip, and those of a transaction need not wait
   expect(await pieces(() => inTransaction(sql, limits, asking))).toBe(3)
 })
 
+test('statements by keys are kept on the server from the second transaction on, and read no table whole', async () => {
+  await using database = await opened({ poolSize: 1 })
+  const look = (tx: Transaction) =>
+    tx.unsafe('explain select from actor where did = any($1::text[])', [['did:plc:a']])
+  const kept = (tx: Transaction) => tx`select statement from pg_prepared_statements`
+  const keyed = { ...limits, keyed: true }
+  await inTransaction(database.sql, keyed, look)
+  expect(await inTransaction(database.sql, limits, kept)).toEqual([])
+  const [plan] = await inTransaction(database.sql, keyed, look)
+  expect(Object.values(plan ?? {}).join()).toMatch(/Index/)
+  await inTransaction(database.sql, limits, look)
+  expect(await inTransaction(database.sql, limits, kept)).toHaveLength(1)
+})
+
 test('of statements that are sent together the first to fail is the one that is told, and all are waited for', async () => {
   await using database = await opened()
   let ended = 0

@@ -26,6 +26,11 @@ export interface TransactionOptions {
   statementTimeoutMs: number
   /** A wait for a lock that takes longer fails with 55P03; 0 means no limit. */
   lockTimeoutMs?: number
+  /**
+   * Its statements find rows by keys: they are planned once, by indexes alone, whatever the statistics say of tables
+   * that grow meanwhile; and kept on the server, unless a pooler is in between.
+   */
+  keyed?: boolean
 }
 
 const connectTimeoutSeconds = 10
@@ -126,8 +131,8 @@ export const postgresOptions = {
 } as const satisfies Options
 
 /**
- * Opens a pool. Nothing is kept in a session: no prepared statements, no settings, no advisory
- * locks, so that a pooler may give every transaction another connection. Connecting happens with
+ * Opens a pool. Nothing is kept in a session, no settings, no advisory locks, and prepared statements only where no
+ * pooler is noticed, so that one may give every transaction another connection. Connecting happens with
  * the first query. int8 comes as a number (as text above 2^53), `text[]`, `int8[]` and `bool[]`
  * come and go as arrays.
  */
@@ -146,7 +151,7 @@ export function connectPostgres(options: PostgresOptions): Sql {
     max: options.poolSize,
     connect_timeout: address.connectTimeoutSeconds,
     idle_timeout: idleTimeoutSeconds,
-    prepare: false,
+    prepare: true,
     fetch_types: false,
     types,
     connection: {
@@ -169,14 +174,33 @@ export async function inTransaction<T>(
   work: (sql: Transaction) => Promise<T>,
 ): Promise<T> {
   const settings = settingsStatement(options)
+  const keeps = options.keyed === true && direct.has(sql)
   let result: { value: T } | undefined
   await sql.begin('isolation level read committed read write', async (transaction) => {
-    const set = transaction.unsafe(settings).execute()
-    const [, value] = await together([set, work(transaction)])
+    const set = transaction.unsafe<{ pid: number }[]>(settings).execute()
+    const [answer, value] = await together([set, work(keeps ? keeping(transaction) : transaction)])
+    noteDirect(sql, answer)
     result = { value }
   })
   if (result === undefined) throw new Error('the transaction ended without a result')
   return result.value
+}
+
+/** The pools whose sessions are the server's own. */
+const direct = new WeakSet<postgres.Sql>()
+
+/** A pooler gives its own number for the session, and the server another one. */
+function noteDirect(sql: postgres.Sql, answer: postgres.RowList<{ pid: number }[]>): void {
+  if (answer[0]?.pid === answer.state?.pid) direct.add(sql)
+  else direct.delete(sql)
+}
+
+/** The same transaction, whose statements are kept on the server. */
+function keeping(transaction: Transaction): Transaction {
+  const { unsafe } = transaction
+  const kept: typeof unsafe = (text, parameters, options) =>
+    unsafe(text, parameters, { ...options, prepare: parameters !== undefined })
+  return Object.assign(transaction, { unsafe: kept })
 }
 
 /**
@@ -202,16 +226,26 @@ export async function together<const T extends readonly PromiseLike<unknown>[]>(
 
 /** The settings of a transaction, as one statement. */
 function settingsStatement(options: TransactionOptions): string {
-  const { schema, statementTimeoutMs, lockTimeoutMs = 0 } = options
+  const { schema, statementTimeoutMs, lockTimeoutMs = 0, keyed = false } = options
   const settings = [
     ['search_path', `"${schemaName(schema)}",public`],
     ['statement_timeout', milliseconds(statementTimeoutMs)],
     ['lock_timeout', milliseconds(lockTimeoutMs)],
     ['idle_in_transaction_session_timeout', milliseconds(idleInTransactionTimeoutMs)],
+    ...(keyed ? byKeys : []),
   ]
   const calls = settings.map(([name, value]) => `set_config('${name}', '${value}', true)`)
-  return `select ${calls.join(', ')}`
+  return `select pg_backend_pid() as pid, ${calls.join(', ')}`
 }
+
+/** What keeps the planner from reading a small table whole, with a plan that it keeps when the table has grown. */
+const byKeys = [
+  ['enable_seqscan', 'off'],
+  ['enable_hashjoin', 'off'],
+  ['enable_mergejoin', 'off'],
+  ['jit', 'off'],
+  ['plan_cache_mode', 'force_generic_plan'],
+] as const
 
 function milliseconds(value: number): string {
   if (!Number.isSafeInteger(value) || value < 0) {

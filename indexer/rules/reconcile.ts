@@ -37,7 +37,7 @@ const replyCount = {
 export async function reconcile(options: ReconcileOptions, keys: readonly Key[]): Promise<Key[]> {
   const { sql, schema, statementTimeoutMs, probe } = options
   if (keys.length === 0) return []
-  return inTransaction(sql, { schema, statementTimeoutMs }, async (sql) => {
+  return inTransaction(sql, { schema, statementTimeoutMs, keyed: true }, async (sql) => {
     const guessed = await readPages(sql, keys)
     await probe('reconcile-begun')
     const posts = [...keys.map(({ key }) => key), ...guessed.flatMap(({ uris }) => uris)]
