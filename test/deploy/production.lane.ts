@@ -87,6 +87,11 @@ describe.each(workers)('the container of %s', (worker) => {
   })
 })
 
+test.each(servers)('%s gains no rights', async (server) => {
+  const { SecurityOpt } = (await room.stack.inspect(server)).HostConfig
+  expect(SecurityOpt).toEqual(['no-new-privileges:true'])
+})
+
 test('no log grows beyond a hundred megabytes', async () => {
   for (const service of [...workers, ...servers]) {
     const { LogConfig } = (await room.stack.inspect(service)).HostConfig
