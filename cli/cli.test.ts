@@ -1,4 +1,5 @@
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { createOutput, visible } from './output.ts'
@@ -11,9 +12,12 @@ interface Run {
   err: string
 }
 
-function sluice(args: readonly string[], env: Record<string, string> = {}): Promise<Run> {
+const sluice = (args: readonly string[], env: Record<string, string> = {}) =>
+  run([main, ...args], env)
+
+function run(args: readonly string[], env: Record<string, string>): Promise<Run> {
   return new Promise((resolve) => {
-    execFile(process.execPath, [main, ...args], { env }, (error, out, err) => {
+    execFile(process.execPath, [...args], { env }, (error, out, err) => {
       resolve({ code: error === null ? 0 : Number(error.code), out, err })
     })
   })
@@ -115,4 +119,29 @@ test('progress without a terminal is a line at its end, not a moving bar', () =>
   }
   expect(err.written).toHaveLength(1)
   expect(err.written[0]).toContain('50 of 100')
+})
+
+test.each([
+  [['collections', '--json'], 0],
+  [['status'], 1],
+  [['doctor'], 1],
+])('a read-only install is enough: %j writes no file', async (args, expected) => {
+  const env = { REDIS_URL: 'redis://127.0.0.1:1', DATABASE_URL: 'postgres://x@127.0.0.1:1/none' }
+  // Whoever writes a file is refused with a stack trace.
+  const { code, err } = await run(['--permission', '--allow-fs-read=*', main, ...args], env)
+  expect(err).not.toContain('ERR_ACCESS_DENIED')
+  expect(code).toBe(expected)
+})
+
+test('a reader that leaves early, as head does, ends the command without a word', async () => {
+  const child = spawn(process.execPath, [main, 'collections'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  child.stdout.destroy()
+  let err = ''
+  child.stderr.on('data', (data) => {
+    err += String(data)
+  })
+  await once(child, 'close')
+  expect(err).toBe('')
 })

@@ -1,5 +1,5 @@
 /** The connection to DATABASE_URL of a command, and what its failures mean to an operator. */
-import { errorText } from '../shared/errors.ts'
+import { errorText, verdict } from '../shared/errors.ts'
 import { connectPostgres, type Sql } from '../shared/postgres.ts'
 import type { Context } from './command.ts'
 
@@ -18,7 +18,9 @@ export async function openPostgres(
     return sql
   } catch (error) {
     await sql[Symbol.asyncDispose]()
-    throw error
+    if (postgresMistake(error) !== null || verdict(error) !== 'retry') throw error
+    const text = `Postgres can not be reached: ${errorText(error)}; check DATABASE_URL`
+    throw Object.assign(new Error(text), { code: 'ECONNREFUSED' })
   }
 }
 

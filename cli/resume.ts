@@ -11,6 +11,7 @@ import { openRedis, redisSettings } from './redis.ts'
 
 interface Flags {
   fromPostgres?: boolean
+  rewind?: boolean
   dryRun?: boolean
 }
 
@@ -32,21 +33,26 @@ export const register: Register = (program, context) => {
   program
     .command('resume')
     .description(
-      'set the positions of the sources; for a Redis that was lost, before the ingester starts',
+      'set the positions of the sources, while no ingester runs: for a Redis that was lost, or a Postgres that was restored from a backup',
     )
     .option(
       '--from-postgres',
       'to what the indexers have applied, where Redis has none or an older one',
     )
+    .option('--rewind', 'also where Redis has a newer one: what Postgres has lost is read again')
     .option('--dry-run', 'tell what would be done; change nothing')
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
-      examples(['sluice resume --from-postgres --dry-run', 'sluice resume --from-postgres']),
+      examples([
+        'sluice resume --from-postgres --dry-run',
+        'sluice resume --from-postgres',
+        'sluice resume --from-postgres --rewind',
+      ]),
     )
     .action(
-      act(context, async ({ fromPostgres = false, dryRun = false }: Flags) => {
-        if (!fromPostgres) throw new UserError('say from where: --from-postgres')
+      act(context, async (flags: Flags) => {
+        if (flags.fromPostgres !== true) throw new UserError('say from where: --from-postgres')
         const { env, out } = context
         const config = readConfig(settings, env)
         await using redis = await openRedis(config, context)
@@ -56,7 +62,7 @@ export const register: Register = (program, context) => {
           namedGroups(groups, stream),
         )
         const rows: Row[] = []
-        for (const position of positions) rows.push(await resume(redis, position, dryRun))
+        for (const position of positions) rows.push(await resume(redis, position, flags))
         out.rows(rows, 'the indexers have stored no position: nothing can be resumed')
         return rows.length === 0 ? 1 : 0
       }),
@@ -81,17 +87,23 @@ export async function readPositions(
   return [...lowest.values()]
 }
 
-/** Sets the cursor unless there is a newer one, which another process may write meanwhile. */
-async function resume(redis: Redis, position: Position, dryRun: boolean): Promise<Row> {
+/**
+ * Sets the cursor, unless there is a newer one that is not to be rewound; another process may write
+ * it meanwhile. Of the spellings of older workers the highest counts: those that are there are set too.
+ */
+async function resume(redis: Redis, position: Position, flags: Flags): Promise<Row> {
   const { host, stream, seq, updatedAt } = position
-  const { key } = cursorKeys(stream, host)
+  const { key, variants } = cursorKeys(stream, host)
   for (;;) {
-    await redis.watch(key)
-    const there = await redis.get(key)
-    const isNewer = there !== null && compareDecimals(there, seq) >= 0
-    if (isNewer || dryRun) await redis.unwatch()
-    else if ((await redis.multi().set(key, seq).exec()) === null) continue
-    const done = isNewer ? 'kept, not older' : dryRun ? 'would be set' : 'set'
+    await redis.watch(key, ...variants)
+    const [there = null, ...others] = await redis.mget(key, ...variants)
+    const order = there === null ? -1 : compareDecimals(there, seq)
+    const isKept = order === 0 || (order > 0 && flags.rewind !== true)
+    const step = redis.multi().set(key, seq)
+    for (const [at, variant] of variants.entries()) if (others[at]) step.set(variant, seq)
+    if (isKept || flags.dryRun) await redis.unwatch()
+    else if ((await step.exec()) === null) continue
+    const done = isKept ? 'kept, not older' : flags.dryRun ? 'would be set' : 'set'
     return { stream, host, redis: there, postgres: seq, as_of: updatedAt, done }
   }
 }
