@@ -226,7 +226,8 @@ async function startIndexers(servers: Servers, many: number): Promise<ChildProce
         ENABLE_DID_RESOLUTION: 'false',
         METRICS_PORT: '0',
         LOG_LEVEL: 'warn',
-        NODE_OPTIONS: environment['NODE_OPTIONS'] ?? '',
+        // As in docker-compose.prod.yml.
+        NODE_OPTIONS: environment['NODE_OPTIONS'] ?? '--max-semi-space-size=4',
       },
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     }),
