@@ -36,7 +36,10 @@ export async function runCommands(
   const script = commands.get(name)
   if (script === undefined) throw new Error(`the page has no commands under ${name}`)
   played.add(name)
-  const child = spawn('bash', ['-euo', 'pipefail', '-c', before + script], { env: environment })
+  const child = spawn('bash', ['-euo', 'pipefail', '-c', before + script], {
+    env: environment,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   const [out, err, [code]] = await Promise.all([
     text(child.stdout),
     text(child.stderr),

@@ -77,7 +77,7 @@ export async function play(stage: Stage, played: readonly Phase[] = phases): Pro
   life.catch(() => {})
   try {
     await begin(stage)
-    await stage.run('prepare')
+    await prepare(stage)
     for (const phase of played) await playPhase(stage, phase)
     end.abort()
     await life
@@ -88,7 +88,7 @@ export async function play(stage: Stage, played: readonly Phase[] = phases): Pro
   if (played.length === phases.length) await finish(stage)
 }
 
-/** The older workers at work, with what is theirs: of R what it loses, each kind of it. */
+/** The older workers at work, with what each family loses, every kind of it. */
 async function begin(stage: Stage): Promise<void> {
   const { family, redis } = stage
   const someoneSays =
@@ -106,12 +106,25 @@ async function begin(stage: Stage): Promise<void> {
     await delay(claimIdleMs)
   }
   await stage.startOlder(['old-backfiller1', 'old-backfiller2', 'old-indexer1', 'old-indexer2'])
+  if (family === 'T') {
+    await redis.xadd(streams.labels, '*', 'labels', '{"seq":1,"labels":[]}')
+    const drops = someoneSays('dropped a label entry', 'old-indexer1', 'old-indexer2')
+    await until(stage, 'T drops what is not in its form', drops, true)
+  }
   if (family === 'R') {
     const says = someoneSays('acknowledged unprocessed', 'old-indexer1', 'old-indexer2')
     await until(stage, 'R acknowledges unprocessed', says, true)
     await dies(3)
   }
   await works(stage, 'before')
+}
+
+/** A group that somebody tried something with, long ago, is found and forgotten. */
+async function prepare({ redis, run }: Stage): Promise<void> {
+  await redis.xgroup('CREATE', streams.live, 'prod_stream', '$')
+  expect(await run('look-first')).toMatch(/^danger.*prod_stream/m)
+  await run('forget')
+  await run('prepare')
 }
 
 async function playPhase(stage: Stage, phase: Phase): Promise<void> {
@@ -244,22 +257,24 @@ async function lacking(stage: Stage): Promise<string[]> {
 }
 
 /** What the guide says is not to be had back, in its words. */
-const announced: Readonly<Record<string, (difference: Difference) => boolean>> = {
-  'what others heard of an account': ({ table, got }) =>
-    table === 'account_event' && got === 'no row',
+const announced: Readonly<Record<string, (difference: Difference, told: Told) => boolean>> = {
+  'what others heard of an account': ({ table, column }) =>
+    table === 'account_event' || (table === 'repo_sync' && column === 'status'),
   'an account of which R lost that it is back': ({ table, column, expected }) =>
     table === 'actor' && column === 'upstreamStatus' && expected === null,
   'a label that had expired when R read it': ({ table, column }) =>
     table === 'label' && (column === 'neg' || column === 'exp'),
+  'when a record was indexed that two wrote at once': ({ key, column }, { times }) =>
+    (column === 'indexedAt' || column === 'sortAt') && times(key) > 1,
 }
 
 /** The differences that nobody announced; T loses no event. */
-function unannounced(family: Family, differences: readonly Difference[]): Difference[] {
+function unannounced({ family, told }: Stage, differences: readonly Difference[]): Difference[] {
   const reasons = Object.entries(announced).filter(([name]) => family === 'R' || !/ R /.test(name))
   for (const [name, is] of reasons) {
-    console.log(`${name}: ${differences.filter(is).length} differences`)
+    console.log(`${name}: ${differences.filter((each) => is(each, told)).length} differences`)
   }
-  return differences.filter((each) => !reasons.some(([, is]) => is(each)))
+  return differences.filter((each) => !reasons.some(([, is]) => is(each, told)))
 }
 
 /** A few of each kind. */
@@ -288,7 +303,7 @@ async function finish(stage: Stage): Promise<void> {
   console.log(await stage.run('after'))
   const asked = new Map([...network.states()].map(([did, { rev }]) => [did, rev ?? '']))
   await drained(stage)
-  const differences = unannounced(family, await compare(stage, asked))
+  const differences = unannounced(stage, await compare(stage, asked))
   expect(summary(differences)).toBe('')
   await expectAccounted(stage)
 }
