@@ -61,16 +61,24 @@ export interface ComposeOptions {
 
 /** The compose command for this project: the one that TEST_COMPOSE names, else `docker-compose`, else v2's. */
 export async function composeFor(options: ComposeOptions): Promise<Docker> {
-  const { host, project, files, env: variables } = options
-  const [command, ...first] = await composeCommand()
-  const args = [...first, '--project-name', project, ...files.flatMap((file) => ['--file', file])]
+  const { host, env: variables } = options
+  const [command, ...args] = await composeLine(options)
   return (...rest) => printed(command, [...args, ...rest], { DOCKER_HOST: host, ...variables })
+}
+
+/** What is typed before a subcommand for this project. */
+export async function composeLine({
+  project,
+  files,
+}: Pick<ComposeOptions, 'project' | 'files'>): Promise<[string, ...string[]]> {
+  const named = files.flatMap((file) => ['--file', file])
+  return [...(await composeCommand()), '--project-name', project, ...named]
 }
 
 async function composeCommand(): Promise<[string, ...string[]]> {
   const given = env['TEST_COMPOSE']
   if (given) return [given]
-  const { code } = await run('docker-compose', ['version'], { timeoutMs: 10_000, env: base() })
+  const { code } = await run('docker-compose', ['version'], { timeoutMs: 60_000, env: base() })
   return code === 0 ? ['docker-compose'] : ['docker', 'compose']
 }
 

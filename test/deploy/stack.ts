@@ -8,12 +8,21 @@ import { Redis } from 'ioredis'
 import postgres, { type Sql } from 'postgres'
 import { inject } from 'vitest'
 import type { Network } from '../../simulator/network.ts'
-import { type ContainerEvent, composeFor, type Docker, dockerAt, watchEvents } from './docker.ts'
+import {
+  type ComposeOptions,
+  type ContainerEvent,
+  composeFor,
+  type Docker,
+  dockerAt,
+  watchEvents,
+} from './docker.ts'
 
 export interface Stack extends AsyncDisposable {
   readonly docker: Docker
   /** `docker-compose` with this stack's project, files and settings. */
   readonly compose: Docker
+  /** What `compose` is made of. */
+  readonly options: ComposeOptions
   /** The same with other settings. */
   composeWith(env: Readonly<Record<string, string>>): Promise<Docker>
   /** The loopback address at which the stack's ports are published. */
@@ -83,31 +92,31 @@ export async function openStack(options: StackOptions): Promise<Stack> {
   // Ports are as operators know them, so each stack has an address of its own.
   const bind = `127.${randomInt(1, 255)}.${randomInt(1, 255)}.${randomInt(2, 255)}`
   const project = `sluice-test-${randomBytes(4).toString('hex')}`
+  const own: ComposeOptions = {
+    host,
+    project,
+    files: ['docker-compose.prod.yml', ...files, 'test/deploy/compose.yml'].map((file) =>
+      join(root, file),
+    ),
+    env: {
+      ...images,
+      SLUICE_IMAGE: sluice,
+      SECRETS_DIR: secrets,
+      BIND: bind,
+      COMPOSE_PROFILES: 'postgres',
+      REDIS_MAXMEMORY: '1gb',
+      REDIS_MEM_LIMIT: '2g',
+      INDEXER_CPUS: '2',
+      INGESTER_RELAY_HOSTS: network.relay.url,
+      INGESTER_LABELER_HOSTS: network.labeler.url,
+      PLC_URL: network.plc.url,
+      HANDLE_RESOLVER: network.handleResolver.url,
+      ALLOW_PRIVATE_HOSTS: 'true',
+      ...env,
+    },
+  }
   const composeWith: Stack['composeWith'] = (other) =>
-    composeFor({
-      host,
-      project,
-      files: ['docker-compose.prod.yml', ...files, 'test/deploy/compose.yml'].map((file) =>
-        join(root, file),
-      ),
-      env: {
-        ...images,
-        SLUICE_IMAGE: sluice,
-        SECRETS_DIR: secrets,
-        BIND: bind,
-        COMPOSE_PROFILES: 'postgres',
-        REDIS_MAXMEMORY: '1gb',
-        REDIS_MEM_LIMIT: '2g',
-        INDEXER_CPUS: '2',
-        INGESTER_RELAY_HOSTS: network.relay.url,
-        INGESTER_LABELER_HOSTS: network.labeler.url,
-        PLC_URL: network.plc.url,
-        HANDLE_RESOLVER: network.handleResolver.url,
-        ALLOW_PRIVATE_HOSTS: 'true',
-        ...env,
-        ...other,
-      },
-    })
+    composeFor({ ...own, env: { ...own.env, ...other } })
   const compose = await composeWith({})
   const events = watchEvents(host, project)
   const redisUrl = `redis://:${password}@${bind}:6379`
@@ -134,6 +143,7 @@ export async function openStack(options: StackOptions): Promise<Stack> {
   return {
     docker,
     compose,
+    options: own,
     composeWith,
     bind,
     secrets,

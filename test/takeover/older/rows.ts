@@ -69,7 +69,7 @@ export async function createRows({ family, sql, identity }: RowsOptions): Promis
       await tx.unsafe(
         family === 'T'
           ? `insert into record (uri, cid, did, json, "indexedAt") values ($1, $2, $3, $4, $5)
-             on conflict (uri) do update set cid = $2, json = $4, "indexedAt" = $5`
+             on conflict (uri) do ${event.type === 'create' ? 'nothing' : 'update set cid = $2, json = $4, "indexedAt" = $5'}`
           : `insert into record (uri, cid, did, json, "indexedAt", rev) values ($1, $2, $3, $4, $5, $6)
              on conflict (uri) do update set cid = $2, json = $4, "indexedAt" = $5, rev = $6`,
         family === 'T' ? [uri, cid, did, json, indexedAt] : [uri, cid, did, json, indexedAt, rev],
