@@ -6,7 +6,7 @@ import { type TestDatabase, testDatabase } from '../test/servers/postgres.ts'
 import { ownRedis, type TestRedis, testRedis } from '../test/servers/redis.ts'
 import type { Context } from './command.ts'
 import { createOutput } from './output.ts'
-import { commands } from './sluice.ts'
+import { commands, StoppedError } from './sluice.ts'
 import { type Run, sluice as runSluice } from './testing.ts'
 
 /** A command line without its name: `dlq list`. */
@@ -221,6 +221,17 @@ describe('a mistake is told in a line that says what to do, with exit code 2:', 
     await oneLine(line, {}, [word])
   })
 })
+
+test.each(all.filter((leaf) => !serverless.includes(leaf)))(
+  'a stop is told in a line, and is no success: %s',
+  async (leaf) => {
+    if (leaf === 'migrate') return // it ends with the migration that it has begun
+    const stopped = AbortSignal.abort(new StoppedError('stopped before its end'))
+    const line = (onEmptyServers[leaf] ?? leaf).split(' ')
+    const { code, err } = await runSluice(line, { ...names, ...there(), PLC_URL: nowhere }, stopped)
+    expect([code, err]).toEqual([1, expect.stringMatching(/^sluice: stopped before its end\n$/m)])
+  },
+)
 
 test('help of a command is the same by either way', async () => {
   const { out } = await sluice('help status', {})

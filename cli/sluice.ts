@@ -127,7 +127,10 @@ async function programFor(
   return program
 }
 
-class StoppedError extends Error {}
+/** Who called wants it to end: not a mistake, and not done. */
+export class StoppedError extends Error {
+  override name = 'StoppedError'
+}
 
 /** What went wrong, in a line where it is not our fault, and the exit code of that. */
 function explain(error: unknown): [text: string, code: ExitCode] {
