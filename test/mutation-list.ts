@@ -2103,8 +2103,8 @@ export const mutations: readonly Mutation[] = [
     law: cursorLaw,
     words: 'a newer cursor is set back to that of Postgres',
     file: 'cli/resume.ts',
-    old: 'compareDecimals(there, seq) >= 0',
-    new: "there === ''",
+    old: '(order > 0 && flags.rewind !== true)',
+    new: 'false',
     ...{ test: resumed, title: 'a lost Redis gets the positions' },
   },
 ]
