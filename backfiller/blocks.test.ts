@@ -30,6 +30,7 @@ test.each([
   expect(blocks.count).toBe(20_000)
   for (const number of numbers(20_000).map((index) => (index * 7_919) % 20_000)) {
     expect(Buffer.compare(blocks.get(linkOf(block(number))) ?? block(0), block(number))).toBe(0)
+    expect(Buffer.compare(blocks.peek(linkOf(block(number))) ?? block(0), block(number))).toBe(0)
   }
   for (const number of numbers(1_000)) {
     const absent = linkOf(block(20_000 + number))

@@ -62,10 +62,19 @@ export class Blocks implements Disposable {
 
   /** The block, or undefined. */
   get(cid: Cid): Uint8Array | undefined {
+    return this.#find(cid, (offset, length) => this.#spill.read(offset, length))
+  }
+
+  /** As `get`; what it gives holds until the next call: a million records leave nothing to collect. */
+  peek(cid: Cid): Uint8Array | undefined {
+    return this.#find(cid, (offset, length) => this.#spill.peek(offset, length))
+  }
+
+  #find(cid: Cid, read: (offset: number, length: number) => Uint8Array): Uint8Array | undefined {
     const key = cid.bytes
     const place = this.#index.get(key)
     if (place === undefined) return undefined
-    const found = this.#spill.read(place.offset, cidLength + place.length)
+    const found = read(place.offset, cidLength + place.length)
     // The index knows a quarter of the digest.
     for (let at = 12; at < cidLength; at++) if (found[at] !== key[at]) return undefined
     return found.subarray(cidLength)

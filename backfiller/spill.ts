@@ -39,6 +39,7 @@ export class Spill implements Disposable {
   #lastEnd = 0
   #piece = Buffer.alloc(0)
   #pieceUsed = 0
+  #scratch = Buffer.alloc(0)
 
   constructor(share: Share) {
     this.#share = share
@@ -70,12 +71,20 @@ export class Spill implements Disposable {
     return segment.bytes.subarray(offset - segment.start, offset - segment.start + length)
   }
 
+  /** As `read`; what it gives holds until the next call. */
+  peek(offset: number, length: number): Uint8Array {
+    if (this.#file === null) return this.read(offset, length)
+    if (this.#scratch.length < length) this.#scratch = Buffer.allocUnsafeSlow(length * 2)
+    return this.#readFile(this.#file, offset, length, this.#scratch)
+  }
+
   [Symbol.dispose](): void {
     if (this.#file !== null) closeSync(this.#file)
     this.#file = null
     this.#segments = []
     this.#buffer = Buffer.alloc(0)
     this.#window = Buffer.alloc(0)
+    this.#scratch = Buffer.alloc(0)
   }
 
   /** Whether the bytes fit, in the last segment or in one more. */
@@ -136,14 +145,15 @@ export class Spill implements Disposable {
     this.#buffered = 0
   }
 
-  #readFile(file: number, offset: number, length: number): Uint8Array {
+  /** A read far from the last one goes to `scratch`, or to room of its own. */
+  #readFile(file: number, offset: number, length: number, scratch?: Buffer): Uint8Array {
     if (this.#buffered > 0) this.#flush(file)
     const near = offset >= this.#lastEnd - windowBytes && offset <= this.#lastEnd + windowBytes
     this.#lastEnd = offset + length
     const at = offset - this.#windowStart
     if (at >= 0 && at + length <= this.#window.length) return this.#window.subarray(at, at + length)
     if (!near) {
-      const bytes = this.#room(length)
+      const bytes = scratch?.subarray(0, length) ?? this.#room(length)
       guarded(() => readAll(file, bytes, offset))
       return bytes
     }

@@ -15,6 +15,8 @@ export interface ProvedBlocks {
   readonly count: number
   has: (cid: Cid) => boolean
   get: (cid: Cid) => Uint8Array | undefined
+  /** As `get`, until the next call. */
+  peek: (cid: Cid) => Uint8Array | undefined
 }
 
 /** What the root of a CAR says; its signature is the caller's to check. */
@@ -139,7 +141,7 @@ export function* recordsOf(
 
 function recordAt(collection: string, rkey: string, cid: Cid, blocks: ProvedBlocks): Found {
   if (!isNsid(collection) || !isRkey(rkey)) return { refused: 'bad-path' }
-  const bytes = blocks.get(cid)
+  const bytes = blocks.peek(cid)
   if (bytes === undefined || cid.codec !== 'dag-cbor') return { refused: 'not-dag-cbor' }
   if (bytes.length > maxRecordBytes) return { refused: 'too-large' }
   try {
