@@ -6,7 +6,7 @@ import { sleep } from '../shared/retry.ts'
 import { askToDrain, drainSeconds, endDrain } from '../shared/streams/drain.ts'
 import { streams } from '../shared/streams/names.ts'
 import { readState } from '../shared/streams/state.ts'
-import { surveyConsumers } from '../shared/streams/survey.ts'
+import { isAtWork, surveyConsumers } from '../shared/streams/survey.ts'
 import { type Context, type ExitCode, UserError } from './command.ts'
 import { openRedis, redisSettings } from './redis.ts'
 
@@ -20,7 +20,6 @@ const settings = {
 const lookEveryMs = 1_000
 /** Consumers look once a second whether they are asked, and a read that had begun may bring more. */
 const quietLooks = 4
-const activeMs = 60_000
 
 /** Resolves when nothing is pending; our indexers rest then, until they are stopped or time is up. */
 export async function drain(context: Context): Promise<ExitCode> {
@@ -77,7 +76,7 @@ async function requireReaders(redis: Redis, places: readonly Place[]): Promise<v
     const { groups } = await readState(redis, stream)
     if ((groups.find(({ name }) => name === group)?.pending ?? 0) === 0) continue
     const consumers = await surveyConsumers(redis, stream, group)
-    if (consumers.some(({ ours, idleMs }) => ours && idleMs < activeMs)) continue
+    if (consumers.some((consumer) => consumer.ours && isAtWork(consumer))) continue
     throw new UserError(
       `entries of ${stream} are pending in ${group}, and no indexer of ours reads it: start one first`,
     )

@@ -3,7 +3,7 @@ import { options as backfillerOptions } from '../backfiller/options.ts'
 import { options as indexerOptions } from '../indexer/options.ts'
 import { type Options, readConfig, redisOptions } from '../shared/config.ts'
 import { firstStream, namedGroups, parseStreamGroups, streams } from '../shared/streams/names.ts'
-import { surveyStream } from '../shared/streams/survey.ts'
+import { isAtWork, surveyStream } from '../shared/streams/survey.ts'
 import { type Context, type ExitCode, UserError } from './command.ts'
 import { openRedis, redisSettings } from './redis.ts'
 
@@ -14,8 +14,6 @@ const settings = {
   labelGroup: indexerOptions.labelGroup,
   requestGroup: backfillerOptions.group,
 } as const satisfies Options
-
-const activeMs = 60_000
 
 /** Removes the group from one stream, or from every stream where it is not named. */
 export async function forgetGroup(
@@ -46,7 +44,7 @@ export async function forgetGroup(
       if (only === undefined) continue
       throw new UserError(`${name} counts on ${stream}: take it out of STREAM_GROUPS first`)
     }
-    const active = group.consumers.filter(({ idleMs }) => idleMs < activeMs)
+    const active = group.consumers.filter(isAtWork)
     if (active.length > 0) {
       const names = active.map((consumer) => consumer.name).join(', ')
       throw new UserError(`${name} is read on ${stream} by ${names}: stop it, and wait a minute`)

@@ -28,6 +28,7 @@ import {
 } from '../shared/streams/names.ts'
 import { readMemory } from '../shared/streams/room.ts'
 import {
+  isAtWork,
   type SurveyedCursor,
   type SurveyedGroup,
   type SurveyedStream,
@@ -64,8 +65,6 @@ const settings = {
 } as const satisfies Options
 type Config = ReturnType<typeof readConfig<typeof settings>>
 
-/** Who gave no sign for so long is not at work. */
-const activeMs = 60_000
 const statementTimeoutMs = 120_000
 
 /** Looks at everything, and sets right what only a takeover leaves: revs of others' rows, ledgers. */
@@ -198,13 +197,13 @@ function strangeGroup(
   named: readonly string[],
   groups: readonly SurveyedGroup[],
 ): Finding {
-  const isAtWork = consumers.some(({ idleMs }) => idleMs < activeMs)
+  const isRead = consumers.some(isAtWork)
   const what = `group ${name} is not named (pending ${pending}, lag ${lag ?? 'unknown'}): it holds trimming`
   if (stream === streams.labels && !groups.some((group) => named.includes(group.name))) {
     const todo = `it has read the labels: set INDEXER_LABEL_GROUP=${name} instead of ${own}`
     return danger(stream, what, todo)
   }
-  const todo = isAtWork
+  const todo = isRead
     ? `somebody reads it: STREAM_GROUPS=${stream}=${[...named, name].join('+')}`
     : `sluice doctor --forget-group ${name} --stream ${stream}`
   return danger(stream, what, todo)
@@ -212,7 +211,6 @@ function strangeGroup(
 
 function lookAtGroup(stream: string, group: SurveyedGroup, config: Config): Finding[] {
   const { name, pending, lag, phantoms, consumers } = group
-  const isAtWork = ({ idleMs }: { idleMs: number }) => idleMs < activeMs
   const findings = [good(stream, `group ${name}: pending ${pending}, lag ${lag ?? 'unknown'}`)]
   if (phantoms > 0) {
     findings.push(
@@ -363,7 +361,7 @@ async function settle(
     const group = groups.find(({ name }) => name === placed.get(stream))
     if (group === undefined) continue
     if (stream === streams.live) {
-      indexersRun = group.consumers.some(({ ours, idleMs }) => ours && idleMs < activeMs)
+      indexersRun = group.consumers.some((consumer) => consumer.ours && isAtWork(consumer))
     }
     const others = await countOthers(redis, stream, group.name)
     if (others === null || others === 0) continue

@@ -38,8 +38,15 @@ export interface SurveyedCursor {
   value: string
 }
 
+/** Who gave no sign for so long is not at work. */
+const activeMs = 60_000
 /** A page of pending entries that are looked at for their payload in one step. */
 const phantomPage = 1_000
+
+/** Whether the consumer has asked for entries within the last minute. */
+export function isAtWork({ idleMs }: Pick<SurveyedConsumer, 'idleMs'>): boolean {
+  return idleMs < activeMs
+}
 
 /** The stream as it is; one that is not there has no groups. */
 export async function surveyStream(redis: Redis, stream: string): Promise<SurveyedStream> {
