@@ -78,10 +78,12 @@ async function bulk(servers: Servers, events = 100_000): Promise<void> {
     .filter((event) => event.type === 'create')
     .map((event) => ({ ...event, seq: -1 }))
   const stop = new AbortController()
-  const beside = paced(servers, [...history(20_000, 3 * events)], 100, stop.signal)
-  const together = await drain(servers, 'firehose_backfill', others, 2)
+  let beside: ReturnType<typeof paced> | undefined
+  const together = await drain(servers, 'firehose_backfill', others, 2, () => {
+    beside = paced(servers, [...history(20_000, 3 * events)], 100, stop.signal)
+  })
   stop.abort()
-  const written = await beside
+  const written = (await beside) ?? new Map()
   await emptied(servers, 'firehose_live', 2)
   console.table([
     { beside: 'nothing', ...alone },
@@ -137,7 +139,13 @@ function* admiration(count: number, offset: number, one: boolean): Generator<Eve
 }
 
 /** Puts the events on the stream, starts so many indexers, and measures until all is acknowledged. */
-async function drain(servers: Servers, stream: string, events: Iterable<Event>, many: number) {
+async function drain(
+  servers: Servers,
+  stream: string,
+  events: Iterable<Event>,
+  many: number,
+  onStarted = () => {},
+) {
   const { redis, sql, postgresPid } = servers
   let batch = redis.pipeline()
   for (const event of events) {
@@ -149,6 +157,7 @@ async function drain(servers: Servers, stream: string, events: Iterable<Event>, 
   await batch.exec()
   const total = await redis.xlen(stream)
   const indexers = await startIndexers(servers, many)
+  onStarted()
   // What starting costs is not what is measured.
   while ((await redis.xlen(stream)) > total * 0.9) await sleep(5)
   const left = await redis.xlen(stream)
