@@ -1,5 +1,6 @@
 /** The drain of a connection: what is translated is appended with its chain links and the position, and told. */
 import { crashPoint } from '../shared/crash-point.ts'
+import { sleep } from '../shared/retry.ts'
 import type { PlacedLink } from '../shared/streams/chain.ts'
 import type { Appended } from '../shared/streams/producer.ts'
 import type { FollowOptions } from './follow.ts'
@@ -10,6 +11,9 @@ import type { Window } from './window.ts'
 const idleCheckMs = 5_000
 /** A batch that has begun waits so long for what is being proved: one look-up must not hold it. */
 const lingerMs = 10
+/** After a batch of less than this the next one begins no sooner: ten events in one append cost as much as one. */
+const smallBatch = 16
+const betweenSmallMs = 10
 /** Frames of one append: some 2 ms of Redis's one thread. */
 const maxBatchBytes = 4_000_000
 
@@ -50,6 +54,7 @@ export async function appendResults(
   for (;;) {
     const batch = await window.take(limits)
     if (batch === null) return
+    const began = performance.now()
     const inMemory = onTaken()
     const { results, mark } = batch
     const { entries, links } = placed(results)
@@ -66,13 +71,14 @@ export async function appendResults(
     for (const { onDurable } of results) onDurable?.()
     tell(options, appended)
     onAppended(entries.length - (appended.counts['dropped-entries'] ?? 0))
-    if (mark === null) continue
-    metrics.position.set({ host: host.name, stream }, mark.seq)
-    if (mark.time !== null) {
+    if (mark !== null) metrics.position.set({ host: host.name, stream }, mark.seq)
+    if (mark !== null && mark.time !== null) {
       const time = Date.parse(mark.time)
       onProgress(time)
       metrics.newest.set(host.name, time)
     }
+    const pauseMs = betweenSmallMs - (performance.now() - began)
+    if (results.length < smallBatch && pauseMs > 0) await sleep(pauseMs)
   }
 }
 
