@@ -115,9 +115,16 @@ const connectionErrors = new Set(['Error', 'AbortError', 'MaxRetriesPerRequestEr
 export function redisFailure(error: unknown): RedisFailure {
   const code = redisCode(error)
   if (code === 'OOM' || code === 'MISCONF') return 'full'
+  if (code === 'EXECABORT') return refusedTransaction(error)
   if (code !== null) return awayCodes.has(code) ? 'away' : 'fault'
   // What is no reply is the connection's; ioredis gives most of it no code and no class of its own.
   return error instanceof Error && connectionErrors.has(error.name) ? 'away' : 'fault'
+}
+
+/** What a discarded MULTI means is what its first refused command means; ioredis keeps that with the error. */
+function refusedTransaction(error: unknown): RedisFailure {
+  const { previousErrors = [] } = error as { previousErrors?: readonly unknown[] }
+  return previousErrors.length === 0 ? 'fault' : redisFailure(previousErrors[0])
 }
 
 /** The leading word of an error reply, which is its code; null for an error that is no reply. */
