@@ -10,12 +10,10 @@ test('every mutation still fits the code that it changes', () => {
   expect(mutations.flatMap((mutation) => misfit(root, mutation) ?? [])).toEqual([])
 })
 
-test('every mutation has a name of its own, changes something, and is in docs/mutations.md, which tells how many were caught', () => {
+test('every mutation has a name of its own, changes something, and was caught when docs/mutations.md was written', () => {
   const page = readFileSync(`${root}docs/mutations.md`, 'utf8')
   expect(new Set(mutations.map(({ name }) => name)).size).toBe(mutations.length)
   expect(mutations.filter((mutation) => mutation.old === mutation.new)).toEqual([])
-  expect(mutations.filter(({ words }) => !page.includes(words)).map(({ name }) => name)).toEqual([])
-  const caught = caughtBefore(page, mutations).size
-  expect(page).toContain(`Each of these ${mutations.length} mutations`)
-  expect(page).toContain(`${caught} of them are caught`)
+  const caught = caughtBefore(page, mutations)
+  expect(mutations.map(({ name }) => name).filter((name) => !caught.has(name))).toEqual([])
 })
