@@ -2,6 +2,7 @@
 import type { Redis } from 'ioredis'
 import type { Sql, TransactionSql } from 'postgres'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { resyncKind } from '../indexer/accounts.ts'
 import { encodeRequest } from '../shared/events.ts'
 import { createWorld } from '../simulator/living.ts'
 import { compareWithModel, describeDifferences, exempt } from '../simulator/model/compare.ts'
@@ -146,6 +147,7 @@ test('heard and fetched while it lives, it makes the rows of the model, with two
   await request(redis, fetched.keys())
   await living
   await relayRead(pipeline)
+  await wishesAsked(pipeline)
   await reposFetched(pipeline)
   await handlesResolved(pipeline)
   await expectModel(pipeline, createModel(network, { heard, fetched, labels: false }))
@@ -187,6 +189,12 @@ async function labelsRead({ network, redis, drained }: Pipeline): Promise<void> 
   const { host, lastSeq } = network.labeler
   await eventually(() => redis.get(`label_live:cursor:${host}`), String(lastSeq))
   await drained('label_live', 'label_group')
+}
+
+/** The repos of accounts that are back stand on their stream, beside the batches and a little later. */
+async function wishesAsked({ sql }: Pipeline): Promise<void> {
+  const wishes = () => sql`select key from reconcile where kind = ${resyncKind}`
+  await eventually(async () => (await wishes()).length, 0)
 }
 
 async function reposFetched({ drained }: Pipeline): Promise<void> {
