@@ -2,7 +2,6 @@
 import type { Redis } from 'ioredis'
 import type { Sql, TransactionSql } from 'postgres'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { resyncKind } from '../indexer/accounts.ts'
 import { encodeRequest } from '../shared/events.ts'
 import { createWorld } from '../simulator/living.ts'
 import { compareWithModel, describeDifferences, exempt } from '../simulator/model/compare.ts'
@@ -10,7 +9,7 @@ import { createHeard } from '../simulator/model/heard.ts'
 import { createModel, keys, type Model } from '../simulator/model.ts'
 import type { Network } from '../simulator/network.ts'
 import { type EveryKind, makeEveryKind } from './every-kind.ts'
-import { eventually, type Pipeline, startPipeline } from './pipeline.ts'
+import { eventually, type Pipeline, startPipeline, wishesAsked } from './pipeline.ts'
 
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 })
 
@@ -147,7 +146,7 @@ test('heard and fetched while it lives, it makes the rows of the model, with two
   await request(redis, fetched.keys())
   await living
   await relayRead(pipeline)
-  await wishesAsked(pipeline)
+  await wishesAsked(pipeline.sql)
   await reposFetched(pipeline)
   await handlesResolved(pipeline)
   await expectModel(pipeline, createModel(network, { heard, fetched, labels: false }))
@@ -189,12 +188,6 @@ async function labelsRead({ network, redis, drained }: Pipeline): Promise<void> 
   const { host, lastSeq } = network.labeler
   await eventually(() => redis.get(`label_live:cursor:${host}`), String(lastSeq))
   await drained('label_live', 'label_group')
-}
-
-/** The repos of accounts that are back stand on their stream, beside the batches and a little later. */
-async function wishesAsked({ sql }: Pipeline): Promise<void> {
-  const wishes = () => sql`select key from reconcile where kind = ${resyncKind}`
-  await eventually(async () => (await wishes()).length, 0)
 }
 
 async function reposFetched({ drained }: Pipeline): Promise<void> {

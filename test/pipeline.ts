@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { Redis } from 'ioredis'
 import postgres, { type Sql } from 'postgres'
 import { expect, vi } from 'vitest'
+import { resyncKind } from '../indexer/accounts.ts'
 import { kinds } from '../indexer/rules/keys.ts'
 import { readState } from '../shared/streams/state.ts'
 import { type Network, type NetworkOptions, startNetwork } from '../simulator/network.ts'
@@ -139,6 +140,15 @@ async function openDatabase(given: Servers['postgres']) {
 /** Resolves when the value is what is expected; fails after a minute. Works in hooks as well. */
 export async function eventually<T>(get: () => Promise<T>, expected: T): Promise<void> {
   await vi.waitFor(async () => expect(await get()).toEqual(expected), patience)
+}
+
+/**
+ * Waits until the repos that indexers wish for, of accounts that are back, are asked for: that is
+ * done beside the batches, some seconds later.
+ */
+export async function wishesAsked(sql: Sql, schema = 'bsky'): Promise<void> {
+  const wishes = () => sql`select key from ${sql(schema)}.reconcile where kind = ${resyncKind}`
+  await eventually(async () => (await wishes()).length, 0)
 }
 
 async function groupState(redis: Redis, stream: string, group: string) {

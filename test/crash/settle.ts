@@ -6,6 +6,7 @@ import { cursorDone, deadLetterStream, streams, suspectsKey } from '../../shared
 import { compareWithModel, describeDifferences } from '../../simulator/model/compare.ts'
 import { createModel } from '../../simulator/model.ts'
 import type { Network } from '../../simulator/network.ts'
+import { wishesAsked } from '../pipeline.ts'
 import { groups, type Room, type StreamName, streamNames } from './room.ts'
 
 const patience = { timeout: 180_000, interval: 200 }
@@ -43,9 +44,9 @@ export async function settle(room: Room): Promise<void> {
   do await drained(room)
   while ((await requeueCrashed(room)) > 0)
   const { sql } = room.pipeline
-  const unresolved = async () =>
-    (await sql`select key from bsky.reconcile where kind = 'handle'`).map(({ key }) => key)
-  await vi.waitFor(async () => expect(await unresolved()).toEqual([]), patience)
+  // What batches that were cut off have left to the rules, and the handles.
+  const left = async () => [...(await sql`select kind, key from bsky.reconcile`)]
+  await vi.waitFor(async () => expect(await left()).toEqual([]), patience)
 }
 
 async function drained({ pipeline }: Room): Promise<void> {
@@ -58,8 +59,9 @@ async function drained({ pipeline }: Room): Promise<void> {
   })
   const read = { live: relay.lastSeq, labels: labeler.lastSeq, list: cursorDone }
   await vi.waitFor(async () => expect(await cursors()).toEqual(read), patience)
-  // In this order: what was asked for comes onto the stream of backfilled records.
-  for (const stream of [streams.requests, streams.backfill, streams.live, streams.labels]) {
+  // In this order: accounts that are back are asked for, and what was asked for is backfilled.
+  for (const stream of [streams.live, streams.labels, streams.requests, streams.backfill]) {
+    if (stream === streams.requests) await wishesAsked(pipeline.sql)
     const left = async () => {
       const ledger = await ledgerOf(pipeline.redis, stream)
       return { pending: ledger?.pending, lag: ledger?.lag }

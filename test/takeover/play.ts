@@ -19,6 +19,7 @@ import {
 } from '../../simulator/model/compare.ts'
 import { createModel } from '../../simulator/model.ts'
 import type { Network } from '../../simulator/network.ts'
+import { wishesAsked } from '../pipeline.ts'
 import type { Family } from './older/family.ts'
 import type { Told } from './told.ts'
 
@@ -222,19 +223,32 @@ async function until<T>(stage: Stage, what: string, get: () => Promise<T>, wante
 
 /** Waits until ours have done all that there is to do. */
 async function drained(stage: Stage): Promise<void> {
-  const { network, redis } = stage
+  const { network, redis, sql } = stage
   const cursor = (stream: string) => redis.get(`${stream}:cursor:${network.relay.host}`)
   await until(stage, 'read', () => cursor(streams.live), String(network.relay.lastSeq))
   await until(stage, 'asked', () => redis.exists(relistKey(network.relay.host)), 0)
   const listed = async () => (await surveyCursors(redis, streams.requests))[0]?.value
   await until(stage, 'listed', listed, cursorDone)
-  for (const [stream, group] of Object.entries(groups)) {
+  // In this order: accounts that are back are asked for, and what was asked for is backfilled.
+  const { live, requests, requestsFirst, backfill } = streams
+  for (const stream of [live, requests, requestsFirst, backfill] as const) {
+    if (stream === requests) await wishesAsked(sql)
     const left = async () => {
-      const { pending, lag } = (await ledgerBalance(redis, stream, group)) ?? { pending: 0, lag: 0 }
+      const { pending, lag } = (await ledgerBalance(redis, stream, groups[stream])) ?? {
+        pending: 0,
+        lag: 0,
+      }
       return { pending, lag }
     }
     await until(stage, stream, left, { pending: 0, lag: 0 })
   }
+  // What batches that were cut off have left to the rules, and the handles.
+  await until(
+    stage,
+    'reconciled',
+    async () => [...(await sql`select kind, key from reconcile`)],
+    [],
+  )
 }
 
 async function compare(
