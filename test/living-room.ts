@@ -11,13 +11,20 @@ import { compareWithModel, describeDifferences } from '../simulator/model/compar
 import { createHeard, type Heard } from '../simulator/model/heard.ts'
 import { createModel } from '../simulator/model.ts'
 import type { Network } from '../simulator/network.ts'
-import { type Pipeline, type RunningWorker, type Servers, startPipeline } from './pipeline.ts'
+import {
+  type Pipeline,
+  type RunningWorker,
+  type Servers,
+  startPipeline,
+  wishesAsked,
+} from './pipeline.ts'
 
+/** In this order: accounts that are back are asked for, and what was asked for is backfilled. */
 const groups = {
-  [streams.requests]: 'repo_backfill_group',
-  [streams.backfill]: 'firehose_group',
   [streams.live]: 'firehose_group',
   [streams.labels]: 'label_group',
+  [streams.requests]: 'repo_backfill_group',
+  [streams.backfill]: 'firehose_group',
 }
 /** Longer than the minute after which what a consumer has forgotten is delivered again. */
 const patience = { timeout: 150_000, interval: 50 }
@@ -129,6 +136,7 @@ export function startLife(options: {
       const labels = () => cursorOf(streams.labels, network.labeler.host)
       await until(labels, (seq) => expect(seq).toBe(network.labeler.lastSeq))
       for (const [stream, group] of Object.entries(groups)) {
+        if (stream === streams.requests) await wishesAsked(sql)
         const left = () => ledgerBalance(redis, stream, group)
         await until(left, (ledger) =>
           expect(ledger, stream).toMatchObject({ pending: 0, lag: 0, balanced: true }),
