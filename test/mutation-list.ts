@@ -40,6 +40,7 @@ const positions = 'ingester/chain-positions.test.ts'
 const pass = 'ingester/gap-pass.test.ts'
 const list = 'ingester/repo-list.test.ts'
 const requests = 'backfiller/backfiller.test.ts'
+const takeover = 'cli/takeover.test.ts'
 
 const chainLaw =
   'A commit is appended once, and what does not follow the chain of its repo is noticed.'
@@ -72,6 +73,8 @@ const listLaw = 'A list of repos is done only when it has been read to its end.'
 const askLaw = 'A request is tried a bounded number of times, at its time, and ends by name.'
 const politeLaw = 'A host is asked as often as it allows.'
 const secretLaw = 'No credential is printed.'
+const takeoverLaw =
+  'Older workers are replaced, and come back, with nothing lost and nothing forgotten.'
 const privateLaw = 'Strangers do not send us into our own network.'
 
 export const mutations: readonly Mutation[] = [
@@ -1844,6 +1847,61 @@ export const mutations: readonly Mutation[] = [
     old: "const retrySqlClasses = new Set(['08', '40',",
     new: "const retrySqlClasses = new Set(['08',",
     ...{ test: 'shared/errors.test.ts', title: 'Postgres: deadlock' },
+  },
+  // ——— taking over ———
+  {
+    name: 'takeover-revs-of-ours',
+    law: takeoverLaw,
+    words: 'revs of records that only ours wrote are forgotten',
+    file: 'indexer/takeover.ts',
+    old: `where did = any($1::text[]) and rev is not null and "indexedAt" >= $2`,
+    new: `where did = any($1::text[]) and rev is not null and $2::text is not null`,
+    ...{ test: takeover, title: 'revs that no longer belong to their records' },
+  },
+  {
+    name: 'takeover-others',
+    law: takeoverLaw,
+    words: "what older workers acknowledged is nobody's",
+    file: 'shared/streams/others.lua',
+    old: "if off ~= 0 then redis.call('HINCRBY', KEYS[2], 'others', off) end",
+    new: '',
+    ...{ test: takeover, title: 'what others acknowledged is counted as theirs' },
+  },
+  {
+    name: 'takeover-name',
+    law: takeoverLaw,
+    words: 'a consumer name that an older worker has is taken',
+    file: 'cli/takeover.ts',
+    old: 'if (theirs.some((consumer) => consumer.name === ourName)) {',
+    new: 'if (theirs.length > 99) {',
+    ...{ test: takeover, title: 'a consumer name of ours that somebody has' },
+  },
+  {
+    name: 'takeover-forget-counting',
+    law: takeoverLaw,
+    words: 'a group that counts can be forgotten',
+    file: 'cli/forget-group.ts',
+    old: 'if (namedGroups(named, stream, own[stream]).includes(name)) {',
+    new: 'if (named.size > 99) {',
+    ...{ test: takeover, title: 'a group that does not count is forgotten' },
+  },
+  {
+    name: 'takeover-forget-read',
+    law: takeoverLaw,
+    words: 'a group that somebody reads can be forgotten',
+    file: 'cli/forget-group.ts',
+    old: 'if (active.length > 0) {',
+    new: 'if (active.length > 99) {',
+    ...{ test: takeover, title: 'a group that does not count is forgotten' },
+  },
+  {
+    name: 'transaction-full',
+    law: boundLaw,
+    words: 'a transaction that a full Redis discards ends a worker',
+    file: 'shared/redis.ts',
+    old: "if (code === 'EXECABORT') return refusedTransaction(error)",
+    new: '',
+    ...{ test: 'shared/redis.test.ts', title: 'a transaction that a full Redis discards' },
   },
   // ——— chains, resyncs, gaps ———
   {
