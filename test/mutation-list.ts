@@ -41,6 +41,7 @@ const pass = 'ingester/gap-pass.test.ts'
 const list = 'ingester/repo-list.test.ts'
 const requests = 'backfiller/backfiller.test.ts'
 const takeover = 'cli/takeover.test.ts'
+const ledgers = 'shared/streams/ledger.test.ts'
 
 const chainLaw =
   'A commit is appended once, and what does not follow the chain of its repo is noticed.'
@@ -1847,6 +1848,24 @@ export const mutations: readonly Mutation[] = [
     old: "const retrySqlClasses = new Set(['08', '40',",
     new: "const retrySqlClasses = new Set(['08',",
     ...{ test: 'shared/errors.test.ts', title: 'Postgres: deadlock' },
+  },
+  {
+    name: 'lag-read-all',
+    law: endLaw,
+    words: 'the counters of Redis are believed where all has been read',
+    file: 'shared/streams/info.lua',
+    old: 'if hasReadAll(group, stream) then',
+    new: 'if false then',
+    ...{ test: ledgers, title: 'counters that a failover left behind' },
+  },
+  {
+    name: 'lag-mended',
+    law: endLaw,
+    words: 'counters that a failover left behind stay',
+    file: 'shared/streams/group.lua',
+    old: "if hasReadAll(group, stream) and group['entries-read'] ~= stream['entries-added'] then",
+    new: 'if false then',
+    ...{ test: ledgers, title: 'counters that a failover left behind' },
   },
   // ——— taking over ———
   {

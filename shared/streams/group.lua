@@ -1,4 +1,4 @@
--- Makes sure of the group, and of the base of its ledger.
+-- Makes sure of the group, of what it is said to have read, and of the base of its ledger.
 --
 -- KEYS  stream, ledger
 -- ARGV  group
@@ -25,6 +25,10 @@ if not group then
   redis.call('XGROUP', 'CREATE', key, name, '0', 'MKSTREAM')
   group, stream = find()
   created = 1
+end
+if hasReadAll(group, stream) and group['entries-read'] ~= stream['entries-added'] then
+  local last, read = group['last-delivered-id'], stream['entries-added']
+  redis.call('XGROUP', 'SETID', key, name, last, 'ENTRIESREAD', read)
 end
 if redis.call('HEXISTS', ledger, 'base') == 1 or not group['lag'] then return created end
 

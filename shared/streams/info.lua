@@ -27,14 +27,22 @@ local function lastId(key)
   return info and info['last-generated-id'] or '0-0'
 end
 
+-- Whether the group was given the newest entry that the stream ever had.
+local function hasReadAll(group, stream)
+  return group['last-delivered-id'] == stream['last-generated-id']
+end
+
 -- XINFO GROUPS by name, with the lag where it can be told. Redis gives up as soon as the entry that was
 -- delivered last is deleted, which is what acknowledging does; as long as nothing later was, its
--- counters still tell.
+-- counters still tell. A replica does not count what the group reads, nor does a log that is loaded:
+-- after a failover or a restart the counters tell too much, until group.lua sets them.
 local function groupsInfo(key, stream)
   local groups = {}
   for i, flat in ipairs(redis.call('XINFO', 'GROUPS', key)) do
     local group = named(flat)
-    if not group['lag'] and group['entries-read']
+    if hasReadAll(group, stream) then
+      group['lag'] = 0
+    elseif not group['lag'] and group['entries-read']
         and not before(group['last-delivered-id'], stream['max-deleted-entry-id']) then
       group['lag'] = stream['entries-added'] - group['entries-read']
     end

@@ -15,6 +15,7 @@ import { ensureGroup } from './group.ts'
 import { createIntake } from './intake.ts'
 import { ledgerBalance } from './ledger.ts'
 import { acknowledgeAll, giveBack, keepFresh, type Place, setAside } from './settle.ts'
+import { readState } from './state.ts'
 import { events, group, range, stream, testbed } from './testbed.ts'
 
 const who = constantFrom('a', 'b')
@@ -103,4 +104,35 @@ test('entries added = outcomes + pending + lag, whatever the order of events', a
       },
     }
   }
+})
+
+test('counters that a failover left behind are set as soon as the group has read all', async () => {
+  await using server = await testRedis()
+  await using bed = testbed(server.url)
+  const { redis } = server
+  const producer = await bed.producer()
+  await producer.append({ entries: events(1, 2, 3) })
+  await ensureGroup(redis, stream, group)
+  const read = async () => {
+    const from = ['GROUP', group, 'a', 'COUNT', '3', 'STREAMS', stream, '>'] as const
+    const [[, entries]] = (await redis.call('XREADGROUP', ...from)) as [[string, [string][]]]
+    for (const [id] of entries) await redis.xack(stream, group, id)
+    await redis.hincrby(`${stream}:ledger:${group}`, 'applied', entries.length)
+  }
+  await read()
+  // A replica that becomes the master has the count that its own master had when it first read from it.
+  const { lastId } = await readState(redis, stream)
+  await redis.call('XGROUP', 'SETID', stream, group, lastId, 'ENTRIESREAD', '1')
+  const lagOfRedis = async () => {
+    const [info = []] = (await redis.xinfo('GROUPS', stream)) as unknown[][]
+    return info[info.indexOf('lag') + 1]
+  }
+  expect(await lagOfRedis()).toBe(2)
+  expect(await ledgerBalance(redis, stream, group)).toMatchObject({ lag: 0, balanced: true })
+  await ensureGroup(redis, stream, group)
+  expect(await lagOfRedis()).toBe(0)
+  await producer.append({ entries: events(4, 5) })
+  expect(await ledgerBalance(redis, stream, group)).toMatchObject({ lag: 2, balanced: true })
+  await read()
+  expect(await ledgerBalance(redis, stream, group)).toMatchObject({ lag: 0, balanced: true })
 })
