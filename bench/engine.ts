@@ -98,8 +98,16 @@ export async function withServer(
   options: Omit<PostgresOptions, 'places'>,
   work: (server: EmbeddedPostgres) => Promise<void>,
 ): Promise<void> {
-  await using server = await startPostgres({ places: await findPlaces(environment), ...options })
+  await using server = await startServer(options)
   await work(server)
+}
+
+/** The embedded Postgres, or that of `BENCH_POSTGRES`, a folder like `/usr/lib/postgresql/17`. */
+export async function startServer(
+  options: Omit<PostgresOptions, 'places' | 'binaries'>,
+): Promise<EmbeddedPostgres> {
+  const binaries = environment['BENCH_POSTGRES']
+  return startPostgres({ places: await findPlaces(environment), binaries, ...options })
 }
 
 /** Seconds of CPU that a server has taken: its processes that live, and those it has waited for. */

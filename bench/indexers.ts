@@ -15,8 +15,8 @@ import { environment } from '../shared/config.ts'
 import { type Event, encodeEvent } from '../shared/events.ts'
 import { sleep } from '../shared/retry.ts'
 import { findPlaces } from '../start/places.ts'
-import { startPostgres } from '../start/postgres.ts'
 import { startRedis } from '../start/redis.ts'
+import { startServer } from './engine.ts'
 import { cid, did, history, smallWorld, tid, timeOf } from './mix.ts'
 
 const group = 'firehose_group'
@@ -302,8 +302,7 @@ async function withServers(work: (servers: Servers) => Promise<void>): Promise<v
   const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
   await chmod(folder, 0o755)
   const places = await findPlaces(environment)
-  await using postgresServer = await startPostgres({
-    places,
+  await using postgresServer = await startServer({
     dir: join(folder, 'postgres'),
     settings: { track_commit_timestamp: 'on' },
   })

@@ -11,13 +11,10 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { pino } from 'pino'
 import { migrate } from '../migrations/migrate.ts'
-import { environment } from '../shared/config.ts'
 import { connectPostgres } from '../shared/postgres.ts'
-import { findPlaces } from '../start/places.ts'
-import { startPostgres } from '../start/postgres.ts'
 import { installReference } from '../test/conformance/install.ts'
 import { conversation } from './conversation.ts'
-import { measure, serverCpu, shipped } from './engine.ts'
+import { measure, serverCpu, shipped, startServer } from './engine.ts'
 
 const [ours = '60000', theirs = '6000', ...given] = process.argv.slice(2)
 const settings = Object.fromEntries(given.map((pair) => pair.split('=')))
@@ -28,8 +25,7 @@ const run = promisify(execFile)
 await installReference()
 const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
 await chmod(folder, 0o755)
-const places = await findPlaces(environment)
-const server = await startPostgres({ places, dir: join(folder, 'postgres'), settings })
+const server = await startServer({ dir: join(folder, 'postgres'), settings })
 try {
   const reference = await runReference(Number(theirs))
   const own = await runOurs(Number(ours))

@@ -2,7 +2,7 @@
 import type { Transaction } from '../shared/postgres.ts'
 import type { Collection, Count } from './collection.ts'
 import { compareText } from './fold.ts'
-import { quoted, type Returned, relation } from './write.ts'
+import { columnar, quoted, type Returned } from './write.ts'
 
 /** The key of each aggregate table, in the order in which the tables are locked. */
 const tables = { post_agg: 'uri', profile_agg: 'did' } as const
@@ -66,11 +66,15 @@ export async function addCounts(
     const sums = columns.map(
       (name) => `${quoted(name)} = a.${quoted(name)} + excluded.${quoted(name)}`,
     )
+    const { relation, parameters } = columnar(
+      [key, ...columns],
+      rows.map(([at, delta]) => ({ [key]: at, ...delta })),
+    )
     await sql.unsafe(
       `insert into ${table} as a (${[key, ...columns].map(quoted).join(', ')})
-       select r.${key}, ${values.join(', ')} from ${relation([key, ...columns])}
+       select r.${key}, ${values.join(', ')} from ${relation}
        on conflict (${key}) do update set ${sums.join(', ')}`,
-      [JSON.stringify(rows.map(([at, delta]) => ({ [key]: at, ...delta })))],
+      parameters,
     )
   }
 }

@@ -7,7 +7,7 @@ import { retryTransient, sleep } from '../shared/retry.ts'
 import type { HostedEvent } from './accounts.ts'
 import { compareText } from './fold.ts'
 import { isGone } from './repos.ts'
-import { isTaken, relation } from './write.ts'
+import { columnar, isTaken, relation } from './write.ts'
 
 const dayMs = 24 * 3_600_000
 const hourMs = 3_600_000
@@ -27,12 +27,13 @@ export async function wantHandles(
   const now = Date.now()
   const hinted = new Set(news.filter(({ type }) => type === 'identity').map(({ did }) => did))
   const rows = [...seen.keys()].map((did) => ({ did, hinted: hinted.has(did) }))
+  const seenRows = columnar(['did', 'hinted'], rows)
   const due = await sql.unsafe<{ did: string }[]>(
-    `select r.did from ${relation(['did', 'hinted'])} left join actor a on a.did = r.did
-     where (r.hinted = 'true' or a.did is null or a."indexedAt" < $2
-       or (a.handle is null and a."indexedAt" < $3)) and not ${isGone}`,
+    `select r.did from ${seenRows.relation} left join actor a on a.did = r.did
+     where (r.hinted = 'true' or a.did is null or a."indexedAt" < $5
+       or (a.handle is null and a."indexedAt" < $6)) and not ${isGone}`,
     [
-      JSON.stringify(rows),
+      ...seenRows.parameters,
       new Date(now - dayMs).toISOString(),
       new Date(now - hourMs).toISOString(),
     ],

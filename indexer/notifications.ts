@@ -3,7 +3,7 @@ import type { Transaction } from '../shared/postgres.ts'
 import type { Notify, Value } from './collection.ts'
 import { earlier } from './timestamp.ts'
 import { authorOf } from './uri.ts'
-import { relation } from './write.ts'
+import { columnar, relation } from './write.ts'
 
 /** One row of `notification`. */
 export interface Notification {
@@ -121,14 +121,15 @@ export async function insertNotifications(
   isCareful = true,
 ): Promise<void> {
   if (notifications.length === 0) return
+  const { relation, parameters } = columnar(columns, notifications)
   await sql.unsafe(
-    `insert into notification (${listed}) select ${listed} from ${relation(columns)}
+    `insert into notification (${listed}) select ${listed} from ${relation}
      where not exists (
        select from ${told} n where n.did = r.did and n.reason = r.reason)
      and not exists (
        select from post p join thread_mute m on m."rootUri" = coalesce(p."replyRoot", p.uri)
        where p.uri = r."reasonSubject" and m."mutedByDid" = r.did)
      ${isCareful ? 'on conflict do nothing' : ''}`,
-    [JSON.stringify(notifications)],
+    parameters,
   )
 }

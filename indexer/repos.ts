@@ -3,7 +3,7 @@ import { type Transaction, together } from '../shared/postgres.ts'
 import { covers } from '../shared/scope.ts'
 import type { Stored } from './decide.ts'
 import { compareText } from './fold.ts'
-import { relation } from './write.ts'
+import { columnar } from './write.ts'
 
 /** A commit of a repo. */
 export interface Head {
@@ -36,11 +36,12 @@ export async function lockRepos(
   for (const { did, rev } of heads) revs.set(did, rev)
   if (revs.size === 0) return
   const rows = [...revs].sort(([a], [b]) => compareText(a, b)).map(([did, rev]) => ({ did, rev }))
+  const { relation, parameters } = columnar(['did', 'rev'], rows)
   // The update locks the row even where its condition is false.
   await sql.unsafe(
-    `insert into repo_sync as s (did, rev) select did, rev from ${relation(['did', 'rev'])}
+    `insert into repo_sync as s (did, rev) select did, rev from ${relation}
      on conflict (did) do update set rev = excluded.rev where s.rev is null or s.rev < excluded.rev`,
-    [JSON.stringify(rows)],
+    parameters,
   )
 }
 
@@ -60,12 +61,16 @@ export async function moveActorSync(
   heads: readonly Head[],
 ): Promise<ReadonlySet<string>> {
   if (heads.length === 0) return new Set()
+  const { relation, parameters } = columnar(
+    ['did', 'rev', 'commit'],
+    heads.map(({ did, rev, commit }) => ({ did, rev, commit })),
+  )
   const moved = await sql.unsafe<{ did: string }[]>(
     `insert into actor_sync as s (did, "commitCid", "repoRev")
-     select did, commit, rev from ${relation(['did', 'rev', 'commit'])}
+     select did, commit, rev from ${relation}
      on conflict (did) do update set "commitCid" = excluded."commitCid", "repoRev" = excluded."repoRev"
      where s."repoRev" is null or s."repoRev" < excluded."repoRev" returning did`,
-    [JSON.stringify(heads)],
+    parameters,
   )
   return new Set(moved.map(({ did }) => did))
 }
@@ -78,11 +83,12 @@ export async function ensureActors(
   const rows = [...seen].map(([did, time]) => ({ did, time }))
   if (rows.length === 0) return
   rows.sort((a, b) => compareText(a.did, b.did))
+  const { relation, parameters } = columnar(['did', 'time'], rows)
   await sql.unsafe(
-    `insert into actor (did, "indexedAt") select r.did, r.time from ${relation(['did', 'time'])}
+    `insert into actor (did, "indexedAt") select r.did, r.time from ${relation}
      where not exists (select from actor where actor.did = r.did) and not ${isGone}
      on conflict do nothing`,
-    [JSON.stringify(rows)],
+    parameters,
   )
 }
 

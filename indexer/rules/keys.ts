@@ -5,7 +5,7 @@
  */
 import type { Transaction } from '../../shared/postgres.ts'
 import { compareText } from '../fold.ts'
-import { relation } from '../write.ts'
+import { columnar } from '../write.ts'
 
 /**
  * - `post`: the post came.
@@ -34,22 +34,24 @@ const columns = ['kind', 'key', 'after', 'depth', 'quiet'] as const
 export async function putKeys(sql: Transaction, keys: readonly Key[]): Promise<void> {
   if (keys.length === 0) return
   const sorted = [...keys].sort((a, b) => compareText(a.kind, b.kind) || compareText(a.key, b.key))
+  const { relation, parameters } = columnar(columns, sorted)
   await sql.unsafe(
     `insert into reconcile as k (kind, key, "after", depth, quiet)
-     select r.kind, r.key, r."after", r.depth::int, r.quiet::boolean from ${relation(columns)}
+     select r.kind, r.key, r."after", r.depth::int, r.quiet::boolean from ${relation}
      on conflict (kind, key) do update set "after" = excluded."after",
        depth = greatest(k.depth, excluded.depth), quiet = k.quiet and excluded.quiet`,
-    [JSON.stringify(sorted)],
+    parameters,
   )
 }
 
 /** Deletes keys and returns those that were still there as they were read. */
 export async function takeKeys(sql: Transaction, keys: readonly Key[]): Promise<Key[]> {
+  const { relation, parameters } = columnar(columns, keys)
   return await sql.unsafe<Key[]>(
-    `delete from reconcile k using ${relation(columns)}
+    `delete from reconcile k using ${relation}
      where k.kind = r.kind and k.key = r.key and k."after" is not distinct from r."after"
      returning k.kind, k.key, k."after", k.depth, k.quiet`,
-    [JSON.stringify(keys)],
+    parameters,
   )
 }
 
