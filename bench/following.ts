@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import { environment } from '../shared/config.ts'
+import { leanIngester } from '../shared/lean.ts'
 import type { DidDocument } from '../simulator/documents.ts'
 import { startNetwork } from '../simulator/network.ts'
 import { findPlaces } from '../start/places.ts'
@@ -24,6 +25,10 @@ export interface FollowingOptions {
   rounds?: number
   /** Of each round; all without it. */
   frames?: number
+  /** A file of frames that are sent before, as fast as they are read. */
+  first?: string
+  /** Done before the ingester starts. */
+  prepare?: (redis: Redis) => Promise<void>
   /** More settings of the ingester. */
   env?: Record<string, string>
 }
@@ -54,7 +59,7 @@ export interface Following extends AsyncDisposable {
 }
 
 export async function startFollowing(options: FollowingOptions): Promise<Following> {
-  const { path, rate, rounds = 1, frames = 0, env = {} } = options
+  const { path, rate, rounds = 1, frames = 0, first, prepare, env = {} } = options
   const resources = new AsyncDisposableStack()
   const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
   resources.defer(() => rm(folder, { recursive: true, force: true }))
@@ -63,7 +68,11 @@ export async function startFollowing(options: FollowingOptions): Promise<Followi
   resources.defer(() => server.stop())
   const network = resources.use(await startNetwork())
   for (const document of documentsOf(path)) network.plc.serve(document)
-  const replay = fork(['bench/replay.ts', path, String(rate), String(rounds), String(frames)], {})
+  const redis = new Redis(server.url)
+  resources.defer(() => redis.disconnect())
+  await prepare?.(redis)
+  const program = [path, String(rate), String(rounds), String(frames)]
+  const replay = fork(['bench/replay.ts', ...program, ...(first === undefined ? [] : [first])], {})
   resources.defer(() => ended(replay))
   const [{ address, messages }] = (await once(replay, 'message')) as [
     { address: AddressInfo; messages: number },
@@ -71,7 +80,8 @@ export async function startFollowing(options: FollowingOptions): Promise<Followi
   const sentAt = once(replay, 'message').then(([{ sentAt }]) => sentAt as number[])
   sentAt.catch(() => {})
   const host = `127.0.0.1:${address.port}`
-  const child = fork(['ingester/main.ts'], {
+  const child = fork([...leanIngester.flags, 'ingester/main.ts'], {
+    ...leanIngester.env,
     REDIS_URL: server.url,
     REDIS_MEMORY_LIMIT_BYTES: String(8e9),
     PLC_URL: network.plc.url,
@@ -86,8 +96,6 @@ export async function startFollowing(options: FollowingOptions): Promise<Followi
   })
   resources.defer(() => ended(child))
   const [{ listening }] = (await once(child, 'message')) as [{ listening: number }]
-  const redis = new Redis(server.url)
-  resources.defer(() => redis.disconnect())
   const pid = child.pid ?? 0
   return {
     redis,

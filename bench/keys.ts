@@ -1,5 +1,4 @@
 /** What kept keys cost: bytes of Redis and of this process an account, µs a look at the memory. */
-import { hash } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,20 +10,9 @@ import { connectRedis, settled } from '../shared/redis.ts'
 import { findPlaces } from '../start/places.ts'
 import { freePort } from '../start/process.ts'
 import { startRedis } from '../start/redis.ts'
+import { didOf, keyOf } from './accounts.ts'
 
-const base32 = 'abcdefghijklmnopqrstuvwxyz234567'
 const now = Date.now()
-
-function aDid(number: number): string {
-  const bytes = hash('sha256', String(number), 'buffer')
-  let name = ''
-  for (let index = 0; index < 24; index += 1) name += base32[(bytes[index] ?? 0) & 31]
-  return `did:plc:${name}`
-}
-
-function aKey(number: number): string {
-  return `\xe7\x01\x02${hash('sha256', `key ${number}`, 'buffer').toString('latin1')}`
-}
 
 const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
 const server = await startRedis({
@@ -42,7 +30,7 @@ try {
   for (let number = 0; number < 2_000_000; ) {
     const entries = Array.from({ length: 1_000 }, () => {
       number += 1
-      return { did: aDid(number), key: aKey(number), at: now }
+      return { did: didOf(number), key: keyOf(number), at: now }
     })
     await store.put(entries)
     if ([200_000, 500_000, 1_000_000, 2_000_000].includes(number)) {
@@ -59,11 +47,11 @@ try {
 const before = process.memoryUsage().rss
 const cache = createKeyCache(1_000_000)
 const atRest = process.memoryUsage().rss
-for (let number = 0; number < 1_000_000; number += 1) cache.set(aDid(number), aKey(number), now)
+for (let number = 0; number < 1_000_000; number += 1) cache.set(didOf(number), keyOf(number), now)
 globalThis.gc?.()
 const full = process.memoryUsage().rss
 let held = 0
-const dids = Array.from({ length: 200_000 }, (_, number) => aDid(number * 5))
+const dids = Array.from({ length: 200_000 }, (_, number) => didOf(number * 5))
 const began = process.cpuUsage()
 for (const did of dids) held += cache.get(did) === null ? 0 : 1
 const { user, system } = process.cpuUsage(began)

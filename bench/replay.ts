@@ -1,7 +1,8 @@
 /**
  * A relay that does nothing but send a file of frames, so that it costs its readers little:
- * `node bench/replay.ts <file> [frames a second] [rounds] [frames]`. Tells its parent where it listens, and
- * at last when each frame of the last round was sent.
+ * `node bench/replay.ts <file> [frames a second] [rounds] [frames] [first file]`. What is in the first
+ * file goes before all else, as fast as it is read. Tells its parent where it listens, and at last when
+ * each frame of the last round was sent.
  */
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
@@ -48,8 +49,23 @@ function messagesOf(file: Buffer): Message[] {
   return messages
 }
 
+interface Program {
+  first: readonly Message[]
+  messages: readonly Message[]
+  rate: number
+  rounds: number
+}
+
 /** Sends all messages in each round, with seqs from `firstSeq` on; gives when those of the last were sent. */
-async function send(socket: Socket, messages: readonly Message[], rate: number, rounds: number) {
+async function send(socket: Socket, { first, messages, rate, rounds }: Program) {
+  await sendRounds(socket, { messages: first, rate: 0, rounds: 1, from: 0 })
+  return sendRounds(socket, { messages, rate, rounds, from: first.length })
+}
+
+async function sendRounds(
+  socket: Socket,
+  { messages, rate, rounds, from }: Omit<Program, 'first'> & { from: number },
+) {
   const sentAt: number[] = []
   const began = performance.now()
   let sent = 0
@@ -63,7 +79,7 @@ async function send(socket: Socket, messages: readonly Message[], rate: number, 
       }
       const some = messages.slice(index, index + Math.min(due, framesAtOnce))
       for (const { bytes, seqAt } of some) {
-        bytes.writeUInt32BE(sent, seqAt + 4)
+        bytes.writeUInt32BE(from + sent, seqAt + 4)
         sentAt[index++] = Date.now()
         sent += 1
       }
@@ -94,15 +110,18 @@ function accept(request: string): string {
   return [...head, `Sec-WebSocket-Accept: ${answer}`, '', ''].join('\r\n')
 }
 
-async function main([path = '', rate = '0', rounds = '1', most = '0']: string[]): Promise<void> {
+async function main(args: string[]): Promise<void> {
+  const [path = '', rate = '0', rounds = '1', most = '0', firstPath] = args
   const all = messagesOf(await readFile(path))
   const messages = most === '0' ? all : all.slice(0, Number(most))
+  const first = firstPath === undefined ? [] : messagesOf(await readFile(firstPath))
+  const program = { first, messages, rate: Number(rate), rounds: Number(rounds) }
   const server = createServer(async (socket) => {
     socket.on('error', () => {}) // The reader has left.
     const [request] = (await once(socket, 'data')) as [Buffer]
     socket.resume()
     socket.write(accept(String(request)))
-    process.send?.({ sentAt: await send(socket, messages, Number(rate), Number(rounds)) })
+    process.send?.({ sentAt: await send(socket, program) })
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')

@@ -40,7 +40,7 @@ import { createVerifier } from './verify.ts'
 
 /** A PLC look-up takes 20 to 200 ms; a commit waits 5 s at most. */
 const identityTimeoutMs = 4_000
-/** At 72 bytes each; some 300,000 accounts write in an hour. */
+/** At 60 bytes each; some 300,000 accounts write in an hour. */
 const identitiesCached = 1_000_000
 const labelersCached = 1_000
 /** Labelers do not announce a change of their key: a signature that fails looks for it. */

@@ -35,6 +35,18 @@ test('what was forgotten is not there; a newer key takes the place of the older'
   expect(cache.get(aDid(1))).toBeNull()
 })
 
+test('it tells how many keys it holds, also where some gave way', () => {
+  const cache = createKeyCache(100)
+  const held = () => accounts.filter((did) => cache.get(did) !== null).length
+  const accounts = Array.from({ length: 300 }, (_, number) => aDid(number))
+  for (const did of accounts) cache.set(did, packKey(k256), hourMs)
+  for (const did of accounts.slice(0, 150)) cache.set(did, packKey(p256), hourMs)
+  expect(cache.size).toBe(held())
+  expect(cache.size).toBeLessThan(accounts.length)
+  for (const did of accounts) cache.delete(did)
+  expect(cache.size).toBe(0)
+})
+
 test('of the accounts that it has room for it holds 98 in 100', () => {
   const cache = createKeyCache(20_000)
   const key = packKey(k256)

@@ -92,9 +92,19 @@ export function createKeys(options: KeysOptions): Keys {
     }
     const entry = { did, key: packKey(signingKey), at: now() }
     missing.delete(did)
-    cache.set(did, entry.key, entry.at)
+    keep(did, entry)
     saving.push(entry)
     if (saving.length === 1) setImmediate(save)
+  }
+
+  const keep = (did: string, { key, at }: StoredKey) => {
+    cache.set(did, key, at)
+    metrics.identitiesCached.set(cache.size)
+  }
+
+  const drop = (did: string) => {
+    cache.delete(did)
+    metrics.identitiesCached.set(cache.size)
   }
 
   const save = () => void unlessAway(store.put(saving.splice(0)))
@@ -107,7 +117,7 @@ export function createKeys(options: KeysOptions): Keys {
 
   const miss = (did: string, answer: 'none' | 'unavailable'): void => {
     if (answer === 'none' && cache.get(did) !== null) {
-      cache.delete(did)
+      drop(did)
       void unlessAway(store.remove([did]))
     }
     remembered(missing, did, { until: now() + missingMs, answer })
@@ -192,7 +202,7 @@ export function createKeys(options: KeysOptions): Keys {
     const found = await store.get(did)
     if (found === null || !holds(did, began)) return null
     const key = believed(did, found)
-    if (key !== null) cache.set(did, key, found.at)
+    if (key !== null) keep(did, found)
     return key
   }
 
@@ -221,7 +231,7 @@ export function createKeys(options: KeysOptions): Keys {
       return share(did, by, () => ask(did, by))
     },
     forget(did) {
-      cache.delete(did)
+      drop(did)
       missing.delete(did)
       clock += 1
       remembered(forgotten, did, clock)

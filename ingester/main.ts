@@ -1,6 +1,15 @@
 /** The ingester's process. */
-import { runWorker } from '../shared/worker.ts'
-import { runIngester } from './ingester.ts'
-import { options } from './options.ts'
+import { setFlagsFromString } from 'node:v8'
+import { leanIngester, startLean } from '../shared/lean.ts'
+
+startLean(leanIngester)
+// Small objects of the heap hold frames: left to itself it grows to four times what is in use.
+setFlagsFromString('--heap-growing-percent=100')
+// What the process was started with is of this thread; those that prove have a bound of their own.
+setFlagsFromString('--max-semi-space-size=0')
+
+const { runWorker } = await import('../shared/worker.ts')
+const { runIngester } = await import('./ingester.ts')
+const { options } = await import('./options.ts')
 
 await runWorker('ingester', options, runIngester)

@@ -68,6 +68,7 @@ export function createMetrics(registry: Registry) {
       'identity_look_ups_total',
       'Identities asked of the directory or of their hosts.',
     ),
+    identitiesCached: gauge('identities_cached', 'Accounts whose signing key is in memory.'),
     unproved: gauge(
       'unproved_repos',
       'Repos with a commit that nobody could verify, to be proved.',

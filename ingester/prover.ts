@@ -16,7 +16,7 @@ const batchesEach = 2
 /** So few are proved here while the threads have nothing to do: waking one costs more than that saves. */
 const fewFrames = 16
 /** What a thread makes is gone with its batch. */
-const youngMb = 8
+const youngMb = 4
 
 /** A thread has ended by itself: a bug of ours, which ends the process. */
 export class ProverError extends Error {

@@ -4,7 +4,7 @@ import WebSocket from 'ws'
 import { version } from '../shared/metrics.ts'
 
 /** Of what is not read yet at most so much is held; then the socket itself is no longer read. */
-const maxQueueBytes = 16_000_000
+const maxQueueBytes = 8_000_000
 /** Far above the limit of a frame, so that one that is too large can be set aside, and not only cut off. */
 const maxPayloadBytes = 64_000_000
 /** With the name look-up: a host that can't be reached is reported within 10 s. */

@@ -22,6 +22,8 @@ export interface ChildOptions {
   /** The file that node runs, beneath the package. */
   main: string
   args?: readonly string[]
+  /** Of node. */
+  flags?: readonly string[]
   env: Readonly<Record<string, string | undefined>>
   /** Where its log and its pid are kept. */
   dir: string
@@ -41,14 +43,14 @@ export interface Child {
 
 /** Starts a child in a process group of its own; it ends by itself when this process is gone. */
 export async function startChild(options: ChildOptions): Promise<Child> {
-  const { service, main, args = [], env, dir, onMessage, onLine } = options
+  const { service, main, args = [], flags = [], env, dir, onMessage, onLine } = options
   await mkdir(dir, { recursive: true })
   const keep = logTo(join(dir, `${service}.log`))
   const child = fork(join(packageRoot, main), [...args], {
     cwd: packageRoot,
     env: { ...env },
     detached: true,
-    execArgv: [],
+    execArgv: [...flags],
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   })
   if (onMessage) child.on('message', onMessage)

@@ -1,5 +1,6 @@
 /** One of the workers, kept running: started again when it ends, and watched through its /ready. */
 import { errorText } from '../shared/errors.ts'
+import { type Lean, leanIndexer, leanIngester } from '../shared/lean.ts'
 import { backoff, sleep } from '../shared/retry.ts'
 import { type Child, endLeftChild, startChild } from './child.ts'
 import { plainLine } from './plain.ts'
@@ -14,6 +15,12 @@ export interface WorkerOptions {
   dir: string
   say: (text: string) => void
   signal: AbortSignal
+}
+
+const lean: Readonly<Record<Service, Lean | null>> = {
+  ingester: leanIngester,
+  indexer: leanIndexer,
+  backfiller: null,
 }
 
 /** A worker that has not been started yet. */
@@ -63,7 +70,8 @@ async function runOnce(options: WorkerOptions, main: string, state: WorkerState)
   const child = await startChild({
     service,
     main,
-    env,
+    flags: lean[service]?.flags ?? [],
+    env: { ...lean[service]?.env, ...env },
     dir,
     onMessage: (message) => {
       const port = listeningPort(message)

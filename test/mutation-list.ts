@@ -1222,11 +1222,35 @@ export const mutations: readonly Mutation[] = [
     law: 'A key that was changed is found.',
     words: 'an #identity leaves the key in memory',
     file: 'ingester/keys.ts',
-    old: '      cache.delete(did)\n      missing.delete(did)',
+    old: '      drop(did)\n      missing.delete(did)',
     new: '      missing.delete(did)',
     ...{
       test: 'ingester/verify.test.ts',
       title: 'a key that is known from Redis is not asked for again',
+    },
+  },
+  {
+    name: 'lean-channel',
+    law: 'Memory is bounded by how a process is started.',
+    words: 'a process that talks with its parent is replaced as well',
+    file: 'shared/lean.ts',
+    old: ' || process.send !== undefined) return',
+    new: ') return',
+    ...{
+      test: 'shared/lean.test.ts',
+      title: 'a process that talks with its parent is not replaced',
+    },
+  },
+  {
+    name: 'lean-start',
+    law: 'Memory is bounded by how a process is started.',
+    words: 'a process that was started without its flags stays as it is',
+    file: 'shared/lean.ts',
+    old: '  process.execve?.(process.execPath, [process.execPath, ...args], { ...env, ...environment })\n',
+    new: '  void args\n  void env\n',
+    ...{
+      test: 'shared/lean.test.ts',
+      title: 'a worker started without its flags is the same process',
     },
   },
   {
