@@ -236,7 +236,7 @@ async function startIndexers(servers: Servers, many: number): Promise<ChildProce
         METRICS_PORT: '0',
         LOG_LEVEL: 'warn',
         // As in docker-compose.prod.yml.
-        NODE_OPTIONS: environment['NODE_OPTIONS'] ?? '--max-semi-space-size=4',
+        NODE_OPTIONS: environment['NODE_OPTIONS'] ?? '--max-semi-space-size=8',
       },
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     }),

@@ -68,13 +68,13 @@ export const options = {
   concurrency: {
     env: 'INDEXER_CONCURRENCY',
     parse: count,
-    default: '2000',
+    default: '3000',
     doc: 'Events of one stream that may be in transactions at once: three transactions at most, each of a batch.',
   },
   batchSize: {
     env: 'INDEXER_BATCH_SIZE',
     parse: count,
-    default: '500',
+    default: '1000',
     doc: 'Events in one transaction at most.',
   },
   tombstoneDays: {

@@ -157,6 +157,8 @@ test.each([
   [500, 100, { batchSize: 50, transactions: 2 }],
   [500, 500, { batchSize: 250, transactions: 2 }],
   [500, 2_000, { batchSize: 500, transactions: 3 }],
+  [1_000, 3_000, { batchSize: 1_000, transactions: 3 }],
+  [1_000, 2_000, { batchSize: 1_000, transactions: 2 }],
   [500, 1_000, { batchSize: 500, transactions: 2 }],
   [1, 1, { batchSize: 1, transactions: 1 }],
 ])('batches of %i with %i events in flight', (batchSize, concurrency, expected) => {
