@@ -13,7 +13,7 @@ export interface Proved {
   proof: Proof
   /** Whether the key that was given signed it; false without one, or where nothing is verified. */
   signed: boolean
-  /** For a key that was not at hand: `isSignedBy`. */
+  /** For a key that was not at hand: `isSignedBy`. Both empty where nothing is verified. */
   unsigned: Uint8Array
   sig: Uint8Array
   /** Root of the record tree after the commit. */
@@ -48,8 +48,12 @@ export function prove(
   const counts = { create: 0, update: 0, delete: 0, filtered }
   for (const { type } of events) counts[type] += 1
   const entries = events.map((event) => Buffer.from(encodeEvent(event)[1] ?? ''))
-  return { proof, signed, unsigned, sig, data, entries, counts, dropped }
+  const rest = { data, entries, counts, dropped }
+  if (mode === 'none') return { proof, signed, unsigned: nothing, sig: nothing, ...rest }
+  return { proof, signed, unsigned, sig, ...rest }
 }
+
+const nothing = new Uint8Array(0)
 
 /** True when this key made the signature; false without one, and for one that is none. */
 export function isSignedBy(

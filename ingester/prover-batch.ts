@@ -87,7 +87,8 @@ export function packOutcomes(outcomes: Iterable<Outcome>, memory: ArrayBuffer): 
         add(entry)
       }
       // Copies: what is sent would take along all of the memory that it is a part of.
-      if (!signed) beside.set(index, { dropped, unsigned: copy(unsigned), sig: copy(sig) })
+      const isAsked = !signed && unsigned.length > 0
+      if (isAsked) beside.set(index, { dropped, unsigned: copy(unsigned), sig: copy(sig) })
       else if (dropped.length > 0) beside.set(index, { ...signedAlready, dropped })
     } else failed.set(index, outcome)
     index += 1
