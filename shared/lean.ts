@@ -12,7 +12,7 @@ export const leanIngester: Lean = {
   flags: ['--max-semi-space-size=8'],
   env: { MALLOC_ARENA_MAX: '2' },
 }
-export const leanIndexer: Lean = { flags: ['--max-semi-space-size=4'], env: {} }
+export const leanIndexer: Lean = { flags: ['--max-semi-space-size=8'], env: {} }
 
 /**
  * Replaces this process by itself, started so. Leaves it where somebody has given one of the flags
