@@ -13,6 +13,7 @@ import postgres, { type Sql } from 'postgres'
 import { migrate } from '../migrations/migrate.ts'
 import { environment } from '../shared/config.ts'
 import { type Event, encodeEvent } from '../shared/events.ts'
+import { leanIndexer } from '../shared/lean.ts'
 import { sleep } from '../shared/retry.ts'
 import { findPlaces } from '../start/places.ts'
 import { startRedis } from '../start/redis.ts'
@@ -225,7 +226,7 @@ async function latency({ sql }: Servers, written: ReadonlyMap<string, number>) {
 
 async function startIndexers(servers: Servers, many: number): Promise<ChildProcess[]> {
   const children = Array.from({ length: many }, (_, index) =>
-    spawn(process.execPath, ['indexer/main.ts'], {
+    spawn(process.execPath, [...leanIndexer.flags, 'indexer/main.ts'], {
       env: {
         REDIS_URL: servers.redisUrl,
         REDIS_MEMORY_LIMIT_BYTES: String(4e9),
@@ -235,8 +236,6 @@ async function startIndexers(servers: Servers, many: number): Promise<ChildProce
         ENABLE_DID_RESOLUTION: 'false',
         METRICS_PORT: '0',
         LOG_LEVEL: 'warn',
-        // As in docker-compose.prod.yml.
-        NODE_OPTIONS: environment['NODE_OPTIONS'] ?? '--max-semi-space-size=8',
       },
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     }),

@@ -1,5 +1,4 @@
 /** The indexer: applies the event streams and the labels to Postgres. */
-import { setFlagsFromString } from 'node:v8'
 import type { Redis } from 'ioredis'
 import { crashPoint } from '../shared/crash-point.ts'
 import { decodeEvent, decodeLabels, type Event } from '../shared/events.ts'
@@ -52,15 +51,12 @@ const handlesAtOnce = 16
 const identityTimeoutMs = 10_000
 const identityEntries = 10_000
 const identityTtlMs = 600_000
-/** By how much the heap may grow between two full collections; V8's own measure lets batches long done with pile up. */
-const heapGrowingPercent = 150
 const positionEveryMs = 3_000
 const pendingEveryMs = 2_000
 
 /** Runs until the signal aborts; batches in hand end first. */
 export async function runIndexer(worker: Worker<typeof options>): Promise<void> {
   const { config, log, signal, registry, health } = worker
-  setFlagsFromString(`--heap-growing-percent=${heapGrowingPercent}`)
   const metrics = createMetrics(registry)
   const perStream = streamMetrics(registry, 'indexer')
   const streamGroups = parseStreamGroups(config.streamGroups)
