@@ -72,7 +72,7 @@ test('a silent host is given up, one that answers pings is not', async () => {
       if (pings === 10) socket.send(Buffer.from('here'))
     })
   })
-  using other = await connect(quiet.url, { idleTimeoutMs: 60 })
+  using other = await connect(quiet.url, { idleTimeoutMs: 300 })
   expect(String(await other.next())).toBe('here')
 })
 
