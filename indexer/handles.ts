@@ -27,16 +27,13 @@ export async function wantHandles(
   const now = Date.now()
   const hinted = new Set(news.filter(({ type }) => type === 'identity').map(({ did }) => did))
   const rows = [...seen.keys()].map((did) => ({ did, hinted: hinted.has(did) }))
-  const seenRows = columnar(['did', 'hinted'], rows)
+  const { relation: seenRows, parameters } = columnar(['did', 'hinted'], rows)
+  const [day, hour] = [parameters.length + 1, parameters.length + 2]
   const due = await sql.unsafe<{ did: string }[]>(
-    `select r.did from ${seenRows.relation} left join actor a on a.did = r.did
-     where (r.hinted = 'true' or a.did is null or a."indexedAt" < $5
-       or (a.handle is null and a."indexedAt" < $6)) and not ${isGone}`,
-    [
-      ...seenRows.parameters,
-      new Date(now - dayMs).toISOString(),
-      new Date(now - hourMs).toISOString(),
-    ],
+    `select r.did from ${seenRows} left join actor a on a.did = r.did
+     where (r.hinted = 'true' or a.did is null or a."indexedAt" < $${day}
+       or (a.handle is null and a."indexedAt" < $${hour})) and not ${isGone}`,
+    [...parameters, new Date(now - dayMs).toISOString(), new Date(now - hourMs).toISOString()],
   )
   const wanted = due.map(({ did }) => did).sort(compareText)
   if (wanted.length === 0) return []

@@ -60,11 +60,7 @@ const holdsMark = (text: string | null) =>
 
 function textOf(value: Value | undefined, isJson: boolean): string | null {
   if (value === null || value === undefined) return null
-  return typeof value === 'string' && !isJson
-    ? value
-    : isJson
-      ? JSON.stringify(value)
-      : String(value)
+  return isJson ? JSON.stringify(value) : String(value)
 }
 
 function wanted(columns: readonly string[] | '*'): string {

@@ -882,8 +882,8 @@ export const mutations: readonly Mutation[] = [
     law: goneLaw,
     words: 'a handle is wished for of a purged account',
     file: 'indexer/handles.ts',
-    old: `(a.handle is null and a."indexedAt" < $6)) and not \${isGone}`,
-    new: `(a.handle is null and a."indexedAt" < $6))`,
+    old: `(a.handle is null and a."indexedAt" < $\${hour})) and not \${isGone}`,
+    new: `(a.handle is null and a."indexedAt" < $\${hour}))`,
     ...{ test: purge, title: 'wishes for no handle when an older event of it comes' },
   },
   {

@@ -146,8 +146,8 @@ export async function eventually<T>(get: () => Promise<T>, expected: T): Promise
  * Waits until the repos that indexers wish for, of accounts that are back, are asked for: that is
  * done beside the batches, some seconds later.
  */
-export async function wishesAsked(sql: Sql, schema = 'bsky'): Promise<void> {
-  const wishes = () => sql`select key from ${sql(schema)}.reconcile where kind = ${resyncKind}`
+export async function wishesAsked(sql: Sql): Promise<void> {
+  const wishes = () => sql`select key from bsky.reconcile where kind = ${resyncKind}`
   await eventually(async () => (await wishes()).length, 0)
 }
 
