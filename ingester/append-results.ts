@@ -11,9 +11,8 @@ import type { Window } from './window.ts'
 const idleCheckMs = 5_000
 /** A batch that has begun waits so long for what is being proved: one look-up must not hold it. */
 const lingerMs = 10
-/** After a batch of less than this the next one begins no sooner: ten events in one append cost as much as one. */
-const smallBatch = 16
-const betweenSmallMs = 10
+/** After a batch that was not full the next one begins no sooner: ten events in one append cost as much as one. */
+const betweenMs = 10
 /** Frames of one append: some 2 ms of Redis's one thread. */
 const maxBatchBytes = 4_000_000
 
@@ -77,8 +76,8 @@ export async function appendResults(
       onProgress(time)
       metrics.newest.set(host.name, time)
     }
-    const pauseMs = betweenSmallMs - (performance.now() - began)
-    if (results.length < smallBatch && pauseMs > 0) await sleep(pauseMs)
+    const pauseMs = betweenMs - (performance.now() - began)
+    if (results.length < batchSize && pauseMs > 0) await sleep(pauseMs)
   }
 }
 

@@ -77,7 +77,11 @@ describe('proofs of commits', () => {
       blocks.map(({ cid, bytes }) => ({ cid, bytes: cid === root ? bytes : encodeCbor({}) })),
     )
     expect(refusal(spoiled)).toBe('block-hash')
-    expect(openMessage(spoiled, now, false).signed.rev).toBe(message.rev)
+    const { signed, blocks } = openMessage(spoiled, now, false)
+    expect(signed.rev).toBe(message.rev)
+    const [op] = message.ops
+    expect([...blocks.keys()].sort()).toEqual([root, `${op?.cid}`].sort())
+    expect(Buffer.compare(blocks.get(`${op?.cid}`) ?? spoiled.blocks, encodeCbor({}))).toBe(0)
   })
 
   test('blocks cut short are refused', () => {

@@ -78,7 +78,7 @@ export function openMessage(
   now: number,
   checked = true,
 ): Opened {
-  const { roots, blocks } = openCar(message.blocks, checked)
+  const { roots, blocks } = openCar(message, checked)
   const root = roots[0]?.toString()
   const bytes = root === undefined ? undefined : blocks.get(root)
   if (bytes === undefined) throw new RefusedError('root', 'the root of the car is not in it')
@@ -160,9 +160,11 @@ const mstReasons: Record<MstCode, Refusal> = {
   'op-mismatch': 'op',
 }
 
-function openCar(bytes: Uint8Array, checked: boolean): Car {
+function openCar(message: CommitMessage | SyncMessage, checked: boolean): Car {
+  const ops = message.type === 'commit' ? message.ops : []
+  const only = checked ? {} : { only: ops.flatMap(({ cid }) => cid ?? []) }
   try {
-    return parseCar(bytes, { maxBlockBytes: maxRecordBytes, checked })
+    return parseCar(message.blocks, { maxBlockBytes: maxRecordBytes, ...only })
   } catch (cause) {
     if (!(cause instanceof CarError)) throw cause
     throw new RefusedError(carReasons[cause.code], cause.message, { cause })

@@ -43,6 +43,8 @@ const identityTimeoutMs = 4_000
 /** At 60 bytes each; some 300,000 accounts write in an hour. */
 const identitiesCached = 1_000_000
 const labelersCached = 1_000
+/** Two cores are kept busy by them and the main thread. */
+const proverThreads = 2
 /** Labelers do not announce a change of their key: a signature that fails looks for it. */
 const labelerTtlMs = 3_600_000
 const lengthsEveryMs = 5_000
@@ -133,7 +135,7 @@ async function relayPart(room: Room, hosts: readonly Host[], signal: AbortSignal
   await using prover = createProver({
     mode: config.verify,
     collections: config.collections,
-    threads: config.threads,
+    threads: config.threads ?? (config.verify === 'none' ? 0 : proverThreads),
     signal,
   })
   const marked = hosts.map(({ raw, name: host }) => {

@@ -80,9 +80,9 @@ export const options = {
   },
   threads: {
     env: 'INGESTER_THREADS',
-    parse: natural,
-    default: '2',
-    doc: 'The most threads that prove commits, some 8,000 a second each; they are started as there is work for them. 0 proves on the main thread.',
+    parse: optional(natural),
+    default: '',
+    doc: 'The most threads that prove commits, some 8,000 a second each; they are started as there is work for them. 0 proves on the main thread. Empty means 2, and 0 where INGESTER_VERIFY is none: there they cost more than they save.',
   },
   verifyUnavailable: {
     env: 'INGESTER_VERIFY_UNAVAILABLE',

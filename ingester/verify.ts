@@ -228,5 +228,14 @@ function linkOf(message: CommitMessage | SyncMessage, judged: Judged, mode: Veri
   const { data, proof, verdict } = judged
   const { since, prevData } = kind === 'commit' ? message : { since: null, prevData: null }
   const doubtful = verdict === 'unverified' && mode !== 'none'
-  return { kind, did, rev, since, prevData, data, proven: proof === 'proven', doubtful }
+  return {
+    kind,
+    did,
+    rev,
+    since,
+    prevData: prevData?.copy() ?? null,
+    data: data.copy(),
+    proven: proof === 'proven',
+    doubtful,
+  }
 }

@@ -2,6 +2,7 @@
  * What was received and is not durable yet, bounded by number and bytes. Results of one key leave in
  * the order of their arrival; what waits for a key holds no other.
  */
+import { createQueue } from './queue.ts'
 
 export interface WindowLimits {
   count: number
@@ -190,31 +191,6 @@ export function createWindow<T, M>(limits: WindowLimits, signal: AbortSignal): W
     },
     get full() {
       return isFull()
-    },
-  }
-}
-
-interface Queue<T> {
-  add(item: T): void
-  first(): T | undefined
-  drop(): void
-  readonly length: number
-}
-
-function createQueue<T>(): Queue<T> {
-  let items: T[] = []
-  let head = 0
-  return {
-    add: (item) => void items.push(item),
-    first: () => items[head],
-    drop() {
-      head += 1
-      if (head < 1_024 && head < items.length) return
-      items = items.slice(head)
-      head = 0
-    },
-    get length() {
-      return items.length - head
     },
   }
 }

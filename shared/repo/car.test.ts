@@ -101,6 +101,16 @@ test('property: however it is cut into chunks, a CAR is what was written', async
   )
 })
 
+test('of a CAR whose blocks need not be checked only the roots and those asked for are kept, as they are', () => {
+  const spoiled = small.map(({ cid }, index) => ({ cid, bytes: Uint8Array.of(index) }))
+  const [first, ...others] = spoiled
+  const { blocks } = parseCar(writeCar([root], spoiled), {
+    only: [parseCid(others.at(-1)?.cid ?? '')],
+  })
+  const kept = [first, others.at(-1)].map((block) => [block?.cid, block?.bytes])
+  expect([...blocks].map(([cid, bytes]) => [cid, Uint8Array.from(bytes)])).toEqual(kept)
+})
+
 test('a CAR cut anywhere but between blocks is truncated', async () => {
   const bytes = writeCar([root], small)
   const whole = new Set(

@@ -17,8 +17,8 @@ export class CarError extends Error {
 export interface CarOptions {
   /** Largest block, in bytes. */
   maxBlockBytes?: number
-  /** Whether blocks are what their CIDs say: not looked at where `false`. */
-  checked?: boolean
+  /** The roots and these are all that is kept, unhashed; of other blocks nothing but the length is looked at. */
+  only?: readonly Cid[]
 }
 
 /** A record has up to 1 MB and a commit's blocks 2 MB; a tree node is far smaller. */
@@ -41,19 +41,31 @@ export interface Block {
 
 /** Reads a whole CAR in memory, every block checked against its CID unless told otherwise. Throws CarError. */
 export function parseCar(bytes: Uint8Array, options: CarOptions = {}): Car {
-  const { maxBlockBytes = defaultMaxBlockBytes, checked = true } = options
+  const { maxBlockBytes = defaultMaxBlockBytes, only } = options
   const header = sectionAt(bytes, 0, maxHeaderBytes)
   if (header === null) throw truncated()
   const roots = readHeader(bytes.subarray(header.start, header.end))
+  const wanted = only === undefined ? null : [...roots, ...only]
   const blocks = new Map<string, Uint8Array>()
   for (let position = header.end; position < bytes.length; ) {
     const section = sectionAt(bytes, position, maxBlockBytes + cidLength)
     if (section === null) throw truncated()
-    const { cid, bytes: block } = checked ? readBlock(bytes, section) : blockAt(bytes, section)
-    blocks.set(cid.toString(), block)
     position = section.end
+    if (wanted === null) {
+      const { cid, bytes: block } = readBlock(bytes, section)
+      blocks.set(cid.toString(), block)
+      continue
+    }
+    const cid = foundAt(bytes, section.start, wanted)
+    if (cid !== null) blocks.set(cid.toString(), blockAt(bytes, section).bytes)
   }
   return { roots, blocks }
+}
+
+/** Which of these CIDs stands there. */
+function foundAt(bytes: Uint8Array, at: number, wanted: readonly Cid[]): Cid | null {
+  for (const cid of wanted) if (cid.isAt(bytes, at)) return cid
+  return null
 }
 
 /**
@@ -102,10 +114,10 @@ interface Section {
 /** The section at a place, or null when the bytes end before it does. */
 function sectionAt(bytes: Uint8Array, position: number, maxLength: number): Section | null {
   let length = 0
-  for (let index = 0; index < maxVarintBytes; index++) {
+  for (let index = 0, scale = 1; index < maxVarintBytes; index++, scale *= 128) {
     const byte = bytes[position + index]
     if (byte === undefined) return null
-    length += (byte & 0x7f) * 2 ** (7 * index)
+    length += (byte & 0x7f) * scale
     if (byte >= 0x80) continue
     if (byte === 0)
       throw new CarError('malformed', 'a length that is zero or not in its shortest form')

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { sharedLines } from '../../test/data.ts'
-import { CidError, cidFromBytes, cidOf, isCid, parseCid } from './cid.ts'
+import { CidError, cidAt, cidFromBytes, cidLength, cidOf, isCid, parseCid } from './cid.ts'
 
 const syntax = 'vectors/atproto-interop-tests/syntax/cid_syntax'
 
@@ -35,6 +35,25 @@ test('a CID has one text, and the text one CID', () => {
     expect(cidFromBytes(cid.bytes).toString()).toBe(text)
     expect(JSON.stringify(cid)).toBe(`{"$link":"${text}"}`)
   }
+})
+
+test('a CID is found where all of its bytes stand, and its copy keeps none of those', () => {
+  const cid = parseCid(cidOf(Buffer.from('bytes')))
+  const source = Buffer.concat([Buffer.from('..'), cid.bytes])
+  const there = cidAt(source, 2)
+  const copy = there.copy()
+  expect([cid.isAt(source, 2), cid.isAt(source, 1), cid.isAt(source, 3)]).toEqual([
+    true,
+    false,
+    false,
+  ])
+  for (let index = 0; index < cidLength; index++) {
+    const changed = Uint8Array.from(source)
+    changed[2 + index] = (changed[2 + index] ?? 0) ^ 1
+    expect(cid.isAt(changed, 2)).toBe(false)
+  }
+  source.fill(0)
+  expect(copy.toString()).toBe(cid.toString())
 })
 
 test('another spelling of the same CID is refused', () => {

@@ -48,6 +48,19 @@ export class Cid {
     for (let index = 0; index < cidLength; index++) target[at + index] = source[offset + index] ?? 0
   }
 
+  /** Whether these 36 bytes stand at a place of others. From the end: all begin alike. */
+  isAt(other: Uint8Array, at: number): boolean {
+    const { source, offset } = this
+    let index = cidLength - 1
+    while (index >= 0 && source[offset + index] === other[at + index]) index -= 1
+    return index < 0
+  }
+
+  /** The same, out of the bytes that it came in, which it would keep from being freed. */
+  copy(): Cid {
+    return new Cid(Buffer.from(this.bytes), 0)
+  }
+
   get codec(): Codec {
     return this.source[this.offset + 1] === codecs.raw ? 'raw' : 'dag-cbor'
   }
