@@ -1131,6 +1131,15 @@ export const mutations: readonly Mutation[] = [
     ...{ test: 'ingester/socket.test.ts', title: 'a reader that does not read stops the socket' },
   },
   {
+    name: 'queue-lets-go',
+    law: boundLaw,
+    words: 'a queue holds on to what has left it',
+    file: 'ingester/queue.ts',
+    old: 'items[head] = undefined',
+    new: '',
+    ...{ test: 'ingester/queue.test.ts', title: 'what has left is held no longer' },
+  },
+  {
     name: 'socket-idle',
     law: 'A silent connection is given up.',
     words: 'silence is not noticed',
