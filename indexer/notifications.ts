@@ -126,9 +126,9 @@ export async function insertNotifications(
     `insert into notification (${listed}) select ${listed} from ${relation}
      where not exists (
        select from ${told} n where n.did = r.did and n.reason = r.reason)
-     and not exists (
+     and not (exists (select from thread_mute) and exists (
        select from post p join thread_mute m on m."rootUri" = coalesce(p."replyRoot", p.uri)
-       where p.uri = r."reasonSubject" and m."mutedByDid" = r.did)
+       where p.uri = r."reasonSubject" and m."mutedByDid" = r.did))
      ${isCareful ? 'on conflict do nothing' : ''}`,
     parameters,
   )

@@ -11,7 +11,7 @@ import { compareText } from './fold.ts'
 import { type Notifications, notificationsOf } from './notifications.ts'
 import type { Keys } from './rules/keys.ts'
 import { partsOf } from './uri.ts'
-import { deleteRows, insertRows, quoted, type Returned, relation } from './write.ts'
+import { deleteRows, holding, insertRows, quoted, type Returned, relation } from './write.ts'
 
 /** A record that claims a row. */
 export interface Claim {
@@ -131,13 +131,15 @@ async function insertUnique(work: Work, claims: readonly Claim[]): Promise<Dupli
 async function insertFree(work: Work, claims: readonly Claim[]): Promise<Claim[]> {
   if (claims.length === 0) return []
   const { sql, deltas, rows, isCareful } = work
+  const isFree = !isCareful && rows.unique === undefined
   const inserted = await insertRows(sql, {
     table: rows.table,
     rows: claims.map(({ came }) => came.row),
     ...(rows.json === undefined ? {} : { json: rows.json }),
-    ...(isCareful || rows.unique !== undefined ? {} : { onConflict: null }),
+    ...(isCareful ? {} : { onConflict: null, unless: rows.unique ?? [] }),
+    ...(isFree ? { returning: [] } : {}),
   })
-  const uris = new Set(inserted.map((row) => row['uri']))
+  const uris = new Set(isFree ? urisOf(claims) : inserted.map((row) => row['uri']))
   const entered = claims.filter(({ subject }) => uris.has(subject.uri))
   const enteredRows = entered.map(({ came }) => came.row)
   deltas.add(rows.counts, enteredRows, 1)
@@ -283,10 +285,7 @@ async function duplicatesOf(
   })
 }
 
-/**
- * The stored rows that hold the keys of the claims, by key. By the order the planner takes the index of the key, and
- * never another one of its first column, which would be read over and over where many like one post.
- */
+/** The stored rows that hold the keys of the claims, by key. */
 async function holdersOf(
   sql: Transaction,
   rows: RowsOf,
@@ -294,15 +293,10 @@ async function holdersOf(
 ): Promise<Map<string, { uri: string; cid: string; indexedAt: string }>> {
   const unique = rows.unique ?? []
   const keys = claims.map(({ came }) => Object.fromEntries(unique.map((c) => [c, came.row[c]])))
-  const first = (column: string) => (column === unique[0] ? '=' : '>=')
-  const from = unique.map((column) => `${quoted(column)} ${first(column)} r.${quoted(column)}`)
-  const same = unique.map((column) => `t.${quoted(column)} = r.${quoted(column)}`)
-  const columns = unique.map(quoted).join(', ')
+  const columns = ['uri', 'cid', 'indexedAt', ...unique]
   const found = await sql.unsafe<Returned[]>(
-    `select t.* from ${relation(unique)} cross join lateral (
-       select uri, cid, "indexedAt", ${columns} from ${quoted(rows.table)}
-       where ${from.join(' and ')} order by ${columns} limit 1) as t
-     where ${same.join(' and ')}`,
+    `select held.* from ${relation(unique)}
+     cross join lateral (${holding(rows.table, unique, columns)}) as held`,
     [JSON.stringify(keys)],
   )
   const text = (row: Returned, column: string) => String(row[column])

@@ -46,11 +46,14 @@ export function columnar<C extends string>(
   const joined = texts.map((column) => [...column.map((text) => text ?? none), none].join(between))
 
   const marks = `$${columns.length + 1}, $${columns.length + 2}`
-  const arrays = columns.map((_, index) => `string_to_array($${index + 1}, ${marks})`)
+  // In the list of what is selected they are read side by side; in `from` all would be stored first.
+  const unnested = columns.map(
+    (name, index) => `unnest(string_to_array($${index + 1}, ${marks})) as ${quoted(name)}`,
+  )
   const selected = columns.map(
     (name) => `${quoted(name)}${jsonColumns.includes(name) ? `::jsonb as ${quoted(name)}` : ''}`,
   )
-  const relation = `(select ${selected.join(', ')} from unnest(${arrays.join(', ')}) as u(${listed(columns)})
+  const relation = `(select ${selected.join(', ')} from (select ${unnested.join(', ')}) as u
     where u.${quoted(columns[0] ?? '')} is not null) as r`
   return { relation, parameters: [...joined, between, none] }
 }
@@ -60,7 +63,8 @@ const holdsMark = (text: string | null) =>
 
 function textOf(value: Value | undefined, isJson: boolean): string | null {
   if (value === null || value === undefined) return null
-  return isJson ? JSON.stringify(value) : String(value)
+  if (isJson) return JSON.stringify(value)
+  return typeof value === 'string' ? value : String(value)
 }
 
 function wanted(columns: readonly string[] | '*'): string {
@@ -75,18 +79,43 @@ export interface Insert {
   returning?: readonly string[]
   /** What follows `on conflict`; by default such a row is left out. Null: there is none, and looking costs time. */
   onConflict?: string | null
+  /** A key: what has the same one as a row that is there is left out, which costs less than a conflict. */
+  unless?: readonly string[]
+}
+
+/**
+ * A query for the row that has the key of `r`. By the order the planner takes the index of the key, and never another one
+ * of its first column, which would be read over and over where many like one post.
+ */
+export function holding(
+  table: string,
+  key: readonly string[],
+  wanted: readonly string[] = key,
+): string {
+  const from = key.map((name, at) => `${quoted(name)} ${at === 0 ? '=' : '>='} r.${quoted(name)}`)
+  const same = key.map((name) => `t.${quoted(name)} = r.${quoted(name)}`)
+  return `select t.* from (select ${listed(wanted)} from ${quoted(table)}
+    where ${from.join(' and ')} order by ${listed(key)} limit 1) as t where ${same.join(' and ')}`
 }
 
 /** Inserts rows that all have the columns of the first, and returns what was really inserted. */
 export async function insertRows(sql: Transaction, insert: Insert): Promise<readonly Returned[]> {
-  const { table, rows, json = [], returning = ['uri'], onConflict = 'do nothing' } = insert
+  const {
+    table,
+    rows,
+    json = [],
+    returning = ['uri'],
+    onConflict = 'do nothing',
+    unless = [],
+  } = insert
   const [first] = rows
   if (first === undefined) return []
   const columns = Object.keys(first)
   const names = listed(columns)
   const { relation, parameters } = columnar(columns, rows, json)
+  const free = unless.length === 0 ? '' : `where not exists (${holding(table, unless)})`
   return await sql.unsafe(
-    `insert into ${quoted(table)} (${names}) select ${names} from ${relation}
+    `insert into ${quoted(table)} (${names}) select ${names} from ${relation} ${free}
      ${onConflict === null ? '' : `on conflict ${onConflict}`} ${wanted(returning)}`,
     parameters,
   )

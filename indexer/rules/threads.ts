@@ -46,12 +46,12 @@ export async function readPosts(sql: Transaction, uris: readonly string[]): Prom
          as "parentIsUndecided",
        q.subject as quoted, g.json as "quoteGate"
      from unnest($1::text[]) as u(uri)
-     cross join lateral (select * from post where uri = u.uri limit 1) as p
-     left join lateral (select json from record where uri = p.uri limit 1) as r on true
-     left join lateral (select * from post where uri = p."replyParent" limit 1) as parent on true
-     left join lateral (select subject from quote where uri = p.uri limit 1) as q on true
-     left join lateral (select json from record where uri =
-       (select uri from post_gate where "postUri" = q.subject) limit 1) as g on true`,
+     join post p on p.uri = u.uri
+     left join record r on r.uri = p.uri
+     left join post parent on parent.uri = p."replyParent"
+     left join quote q on q.uri = p.uri
+     left join post_gate gate on gate."postUri" = q.subject
+     left join record g on g.uri = gate.uri`,
     [uris as string[]],
   )
 }
