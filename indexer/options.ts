@@ -74,7 +74,7 @@ export const options = {
   batchSize: {
     env: 'INDEXER_BATCH_SIZE',
     parse: count,
-    default: '1000',
+    default: '1500',
     doc: 'Events in one transaction at most.',
   },
   tombstoneDays: {
