@@ -2,6 +2,7 @@
 import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { pino } from 'pino'
 import { createApply } from '../indexer/apply.ts'
 import { collections } from '../indexer/collections/index.ts'
 import { createDeriver } from '../indexer/derive.ts'
@@ -10,12 +11,14 @@ import { compileLexicons } from '../indexer/lexicons.ts'
 import { options } from '../indexer/options.ts'
 import { environment } from '../shared/config.ts'
 import type { Event } from '../shared/events.ts'
-import type { Sql } from '../shared/postgres.ts'
+import { connectPostgres, type Sql } from '../shared/postgres.ts'
 import { scopeOf } from '../shared/scope.ts'
 import { findPlaces } from '../start/places.ts'
 import { type EmbeddedPostgres, type PostgresOptions, startPostgres } from '../start/postgres.ts'
 
 const ticksPerSecond = 100
+const walFileBytes = 16_000_000
+const walFiles = 100
 
 export interface Run {
   batchSize: number
@@ -72,7 +75,8 @@ export async function measure(
   }
 }
 
-function laneOf(text: string, lanes: number): number {
+/** Which of so many has this account. */
+export function laneOf(text: string, lanes: number): number {
   let hash = 0
   for (const letter of text) hash = (Math.imul(hash, 31) + letter.charCodeAt(0)) | 0
   return Math.abs(hash) % lanes
@@ -108,6 +112,19 @@ export async function startServer(
 ): Promise<EmbeddedPostgres> {
   const binaries = environment['BENCH_POSTGRES']
   return startPostgres({ places: await findPlaces(environment), binaries, ...options })
+}
+
+/** What a server has that is meant for work: a quarter of a small machine's memory, log that is kept and used again. */
+export const ordinary = { shared_buffers: '1GB', min_wal_size: '2GB', max_wal_size: '8GB' }
+
+/** Fills files of the log, so that they are used again: a new server fills each with zeros first, and commits wait. */
+export async function reuseWal(databaseUrl: string): Promise<void> {
+  const log = pino({ level: 'silent' })
+  await using sql = connectPostgres({ databaseUrl, poolSize: 1, log })
+  for (let written = 0; written < walFiles; written += 1) {
+    await sql`select pg_logical_emit_message(false, '', repeat('x', ${walFileBytes}))`
+  }
+  await sql`checkpoint`
 }
 
 /** Seconds of CPU that a server has taken: its processes that live, and those it has waited for. */

@@ -17,7 +17,7 @@ import { leanIndexer } from '../shared/lean.ts'
 import { sleep } from '../shared/retry.ts'
 import { findPlaces } from '../start/places.ts'
 import { startRedis } from '../start/redis.ts'
-import { startServer } from './engine.ts'
+import { ordinary, reuseWal, startServer } from './engine.ts'
 import { cid, did, history, smallWorld, tid, timeOf } from './mix.ts'
 
 const group = 'firehose_group'
@@ -303,12 +303,13 @@ async function withServers(work: (servers: Servers) => Promise<void>): Promise<v
   const places = await findPlaces(environment)
   await using postgresServer = await startServer({
     dir: join(folder, 'postgres'),
-    settings: { track_commit_timestamp: 'on' },
+    settings: { ...ordinary, track_commit_timestamp: 'on' },
   })
   await using redisServer = await startRedis({ places, dir: join(folder, 'redis') })
   const redis = new Redis(redisServer.url, { protocol: 2 })
   const sql = postgres(postgresServer.url, { max: 1 })
   try {
+    await reuseWal(postgresServer.url)
     await migrate({ databaseUrl: postgresServer.url, schema: 'bsky' })
     for (const stream of ['firehose_live', 'firehose_backfill']) {
       await redis.xgroup('CREATE', stream, group, '0', 'MKSTREAM')

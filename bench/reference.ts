@@ -1,38 +1,45 @@
 /**
  * The reference's indexer and ours in one run: the same events, on the same Postgres, with the same settings.
- * `node bench/reference.ts [events of ours] [events of the reference's] [setting=value]...`. The first run
- * installs the reference (`test/conformance/install.ts`).
+ * `node bench/reference.ts [events of ours] [events of the reference's] [setting=value]...`. Before them each applies
+ * a fifth as many that are not measured. The first run installs the reference (`test/conformance/install.ts`).
  */
-import { execFile } from 'node:child_process'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
+import { Worker } from 'node:worker_threads'
 import { pino } from 'pino'
 import { migrate } from '../migrations/migrate.ts'
 import { connectPostgres } from '../shared/postgres.ts'
 import { installReference } from '../test/conformance/install.ts'
+import type { Part } from './applier.ts'
 import { conversation } from './conversation.ts'
-import { measure, serverCpu, shipped, startServer } from './engine.ts'
+import { ordinary, reuseWal, serverCpu, startServer } from './engine.ts'
 
-const [ours = '60000', theirs = '6000', ...given] = process.argv.slice(2)
-const settings = Object.fromEntries(given.map((pair) => pair.split('=')))
+const [ours = '150000', theirs = '8000', ...given] = process.argv.slice(2)
+const settings = { ...ordinary, ...Object.fromEntries(given.map((pair) => pair.split('='))) }
 const lanes = 10
+const warmUp = 0.2
 let runs = 0
-const run = promisify(execFile)
 
 await installReference()
 const folder = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
 await chmod(folder, 0o755)
 const server = await startServer({ dir: join(folder, 'postgres'), settings })
 try {
+  await reuseWal(server.url)
   const reference = await runReference(Number(theirs))
-  const own = await runOurs(Number(ours))
+  const one = await runOurs(Number(ours), 1)
+  const two = await runOurs(Number(ours), 2)
   const again = await runReference(Number(theirs))
-  console.table({ reference, ours: own, 'reference, again': again })
+  console.table({ reference, 'one indexer': one, 'two indexers': two, 'reference, again': again })
   const mean = (reference['events/s'] + again['events/s']) / 2
-  console.log(`ours : reference = ${(own['events/s'] / mean).toFixed(1)}`)
+  for (const [name, own] of Object.entries({ one, two })) {
+    console.log(`${name} : reference = ${(own['events/s'] / mean).toFixed(1)}`)
+  }
 } finally {
   await server.stop()
   await rm(folder, { recursive: true, force: true })
@@ -40,47 +47,67 @@ try {
 
 async function runReference(count: number) {
   const file = join(folder, 'events.jsonl')
-  const lines = [...conversation(count)].map((event) => JSON.stringify(event))
+  const warming = Math.round(count * warmUp)
+  const lines = [...conversation(warming + count)].map((event) => JSON.stringify(event))
   await writeFile(file, lines.join('\n'))
   const script = fileURLToPath(
     new URL('../test/conformance/reference/indexer.mjs', import.meta.url),
   )
   const schema = `reference_${'ab'[runs++ % 2]}`
-  const nothing = join(folder, 'nothing.jsonl')
-  await writeFile(nothing, '')
-  const apply = (from: string) =>
-    run(process.execPath, [script, server.url, schema, from, String(lanes)], {
-      env: { LOG_ENABLED: 'false', NODE_ENV: 'test' },
-    })
-  // What its migrations cost is not what is measured.
-  await apply(nothing)
-  const before = await serverCpu(server)
-  const { stdout } = await apply(file)
-  const { events, failed, seconds, cpu } = JSON.parse(stdout)
-  return {
-    events,
-    failed,
-    'events/s': Math.round(events / seconds),
-    'client µs/event': Math.round((cpu * 1e6) / events),
-    'server µs/event': Math.round((((await serverCpu(server)) - before) * 1e6) / events),
+  const args = [script, server.url, schema, file, String(lanes), String(warming)]
+  const child = spawn(process.execPath, args, {
+    env: { LOG_ENABLED: 'false', NODE_ENV: 'test' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  let before = 0
+  for await (const line of createInterface({ input: child.stdout })) {
+    const { measuring, seconds, cpu, failed } = JSON.parse(line)
+    if (measuring) before = await serverCpu(server)
+    if (seconds !== undefined) {
+      const server_ = ((await serverCpu(server)) - before) * 1e6
+      return {
+        failed,
+        'events/s': Math.round(count / seconds),
+        'client µs/event': Math.round((cpu * 1e6) / count),
+        'server µs/event': Math.round(server_ / count),
+      }
+    }
   }
+  throw new Error('the reference has ended without a result')
 }
 
-async function runOurs(count: number) {
-  const schema = 'bsky'
+async function runOurs(count: number, indexers: number) {
+  const schema = `ours_${'ab'[indexers - 1]}`
   await migrate({ databaseUrl: server.url, schema })
-  const log = pino({ level: 'silent' })
-  await using sql = connectPostgres({ databaseUrl: server.url, poolSize: 4, log })
+  const warming = Math.round(count * warmUp)
+  const parts = { databaseUrl: server.url, schema, warming, count, indexers }
+  const threads = Array.from({ length: indexers }, (_, index) => {
+    const workerData: Part = { ...parts, index }
+    return new Worker(new URL('applier.ts', import.meta.url), { workerData })
+  })
+  const told = () => Promise.all(threads.map((thread) => once(thread, 'message')))
+  await told()
   const before = await serverCpu(server)
-  const events = [...conversation(count)]
-  const result = await measure(sql, schema, events, shipped)
-  const [left] = await sql<{ count: number }[]>`select count(*)::int from bsky.reconcile`
+  const cpu = process.cpuUsage()
+  const start = performance.now()
+  const done = told()
+  for (const thread of threads) thread.postMessage('go')
+  await done
+  const seconds = (performance.now() - start) / 1_000
+  const { user, system } = process.cpuUsage(cpu)
   const server_ = ((await serverCpu(server)) - before) * 1e6
+  await using sql = connectPostgres({
+    databaseUrl: server.url,
+    poolSize: 1,
+    log: pino({ level: 'silent' }),
+  })
+  const [left] = await sql.unsafe<{ count: number }[]>(
+    `select count(*)::int from ${schema}.reconcile`,
+  )
   return {
-    events: events.length,
     'not reconciled': left?.count ?? 0,
-    'events/s': result['events/s'],
-    'client µs/event': result['own CPU µs/event'],
-    'server µs/event': Math.round(server_ / events.length),
+    'events/s': Math.round(count / seconds),
+    'client µs/event': Math.round((user + system) / count),
+    'server µs/event': Math.round(server_ / count),
   }
 }
