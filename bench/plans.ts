@@ -85,6 +85,8 @@ await withServer({ dir: join(folder, 'postgres'), settings }, async (server) => 
     await fill(sql, schema, records)
     await sql`insert into bench values (${records})`
     process.stdout.write(`filled in ${Math.round((performance.now() - started) / 1_000)} s\n`)
+    // What is not on the disk yet would keep the server from stopping in time.
+    await sql`checkpoint`
   }
   if (values.fill) return
   // What was applied before is not applied again.
@@ -110,6 +112,7 @@ await withServer({ dir: join(folder, 'postgres'), settings }, async (server) => 
   const seen = await explained(databaseUrl, [...(fames[0] ?? [])])
   const famous = await explained(databaseUrl, [...(fames[1] ?? [])])
   const large = await largeTables(sql)
+  await sql`checkpoint`
   const page = pageOf(seen, famous, rates)
   process.stdout.write(page)
   if (values.write) writeFileSync(new URL('../docs/plans.md', import.meta.url), page)
