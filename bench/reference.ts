@@ -60,20 +60,24 @@ async function runReference(count: number) {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   let before = 0
+  let result: ({ failed: number } & ReturnType<typeof perEvent>) | undefined
   for await (const line of createInterface({ input: child.stdout })) {
     const { measuring, seconds, cpu, failed } = JSON.parse(line)
-    if (measuring) before = await serverCpu(server)
-    if (seconds !== undefined) {
-      const server_ = ((await serverCpu(server)) - before) * 1e6
-      return {
-        failed,
-        'events/s': Math.round(count / seconds),
-        'client µs/event': Math.round((cpu * 1e6) / count),
-        'server µs/event': Math.round(server_ / count),
-      }
-    }
+    if (measuring === true) before = await serverCpu(server)
+    else if (seconds !== undefined)
+      result = { failed, ...perEvent(count, seconds, cpu, (await serverCpu(server)) - before) }
   }
-  throw new Error('the reference has ended without a result')
+  if (result === undefined) throw new Error('the reference has ended without a result')
+  return result
+}
+
+/** What so many events took: `client` in µs of CPU, `server` in seconds of it. */
+function perEvent(count: number, seconds: number, client: number, server: number) {
+  return {
+    'events/s': Math.round(count / seconds),
+    'client µs/event': Math.round(client / count),
+    'server µs/event': Math.round((server * 1e6) / count),
+  }
 }
 
 async function runOurs(count: number, indexers: number) {
@@ -95,7 +99,7 @@ async function runOurs(count: number, indexers: number) {
   await done
   const seconds = (performance.now() - start) / 1_000
   const { user, system } = process.cpuUsage(cpu)
-  const server_ = ((await serverCpu(server)) - before) * 1e6
+  const spent = (await serverCpu(server)) - before
   await using sql = connectPostgres({
     databaseUrl: server.url,
     poolSize: 1,
@@ -106,8 +110,6 @@ async function runOurs(count: number, indexers: number) {
   )
   return {
     'not reconciled': left?.count ?? 0,
-    'events/s': Math.round(count / seconds),
-    'client µs/event': Math.round((user + system) / count),
-    'server µs/event': Math.round(server_ / count),
+    ...perEvent(count, seconds, user + system, spent),
   }
 }

@@ -32,7 +32,7 @@ export interface PostFacts {
   quoteGate: string | null
 }
 
-/** Each `limit 1` keeps the planner from reading a whole table for a hash. */
+/** The posts that are there. In a transaction by keys alone, where no join reads a table whole. */
 export async function readPosts(sql: Transaction, uris: readonly string[]): Promise<PostFacts[]> {
   return await sql.unsafe<PostFacts[]>(
     `select p.uri, p.cid, p.creator, p."sortAt", r.json, p."replyRoot", p."replyParent",
